@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The versioned store: SQL for facts, objects for bytes. Imports no model framework."""

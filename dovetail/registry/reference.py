@@ -2,8 +2,8 @@
 
 A name is what people type, put into file names and read aloud, so it is letters, digits, dots,
 hyphens and underscores of ASCII, 1 to 128 of them, starting with a letter or digit. Unicode
-look-alikes (a Cyrillic ``а``) cannot occur; what is typed in a compatibility form is refused with
-the plain form in the message.
+look-alikes, such as a Cyrillic a, cannot occur; what is typed in a compatibility form is refused
+with the plain form in the message.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _check(text: str, what: str) -> str:
     plain = unicodedata.normalize("NFKC", text)
     hint = f" (did you mean {plain!r}?)" if plain != text and _NAME.fullmatch(plain) else ""
     bad = next((char for char in text if not re.fullmatch(r"[A-Za-z0-9._-]", char)), None)
-    found = f": it contains {ascii(bad)} ({_character(bad)})" if bad is not None else ""
+    found = f": it contains {bad!a} ({_character(bad)})" if bad is not None else ""
     raise InvalidReference(
         f"{what} {_shown(text)} is not allowed{found}{hint}; {_ALLOWED}", value=text
     )

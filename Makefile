@@ -1,0 +1,48 @@
+# Everything runs in .venv, made on first use from the pinned constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO_DIR ?= build/demo
+
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check bench format constraints wheel clean
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	touch $(READY)
+
+demo: $(READY)  ## Run the whole main job on a small model
+	$(BIN)/dovetail demo --directory $(DEMO_DIR)
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Format, lint, types, layers, tests with coverage
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench: $(READY)  ## Measure against peers, in one run
+	$(BIN)/python -m benchmarks
+
+format: $(READY)  ## Format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints:  ## Generate constraints.txt anew from pyproject.toml
+	$(PYTHON) scripts/make_constraints.py
+
+wheel: $(READY)  ## Build the wheel into dist/
+	$(BIN)/python -m build --no-isolation --wheel
+
+clean:  ## Remove what was built
+	rm -rf build dist $(VENV)

@@ -1,0 +1,234 @@
+"""``dovetail list``, ``show``, ``search`` and ``history``: reading, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from dovetail.cli.connection import Connection, pass_connection
+from dovetail.cli.options import NAME, REFERENCE, help_end, json_option
+from dovetail.cli.output import (
+    moment,
+    print_fields,
+    print_json,
+    print_table,
+    score_text,
+    short,
+)
+
+if TYPE_CHECKING:
+    from dovetail.registry.records import AdapterVersion, Evaluation, Event
+
+_VERSION_COLUMNS = ("version", "type", "parameters", "base model", "aliases", "created", "by")
+
+
+@click.command(
+    "list", epilog=help_end("dovetail list", "dovetail list dialogue-summary", exits=(3, 5, 9))
+)
+@click.argument("name", type=NAME, required=False)
+@click.option("--deleted", is_flag=True, help="Also list deleted versions.")
+@json_option
+@pass_connection
+def list_command(connection: Connection, /, name: str | None, deleted: bool, as_json: bool) -> None:
+    """List all adapters, or the versions of adapter NAME."""
+    with connection.open() as registry:
+        if name is not None:
+            _print_versions(registry.versions(name, deleted=deleted), as_json=as_json)
+            return
+        adapters = registry.adapters()
+    if as_json:
+        print_json(adapters)
+        return
+    rows = [
+        (
+            a.name,
+            a.task,
+            a.versions,
+            f"{a.name}/{a.latest}" if a.latest else "",
+            ", ".join(f"{alias} → {number}" for alias, number in a.aliases.items()),
+        )
+        for a in adapters
+    ]
+    print_table(("name", "task", "versions", "latest", "aliases"), rows)
+
+
+@click.command(
+    "show",
+    epilog=help_end(
+        "dovetail show dialogue-summary",
+        "dovetail show dialogue-summary@production",
+        exits=(3, 5, 9),
+    ),
+)
+@click.argument("what", type=REFERENCE)
+@json_option
+@pass_connection
+def show_command(connection: Connection, /, what: str, as_json: bool) -> None:
+    """Show the adapter or version WHAT: NAME, NAME@ALIAS or NAME/NUMBER."""
+    with connection.open() as registry:
+        if "@" not in what and "/" not in what:
+            adapter = registry.adapter(what)
+            if as_json:
+                print_json(adapter)
+                return
+            print_fields(
+                {
+                    "name": adapter.name,
+                    "task": adapter.task,
+                    "description": adapter.description,
+                    "tags": _pairs(adapter.tags),
+                    "aliases": _pairs(adapter.aliases),
+                    "created": moment(adapter.created_at),
+                }
+            )
+            _print_versions(registry.versions(what), as_json=False)
+            return
+        version = registry.resolve(what)
+        evaluations = registry.evaluations(version.reference)
+    if as_json:
+        print_json({"version": version, "evaluations": evaluations})
+        return
+    _print_version(version)
+    _print_evaluations(evaluations)
+
+
+@click.command(
+    "search",
+    epilog=help_end(
+        'dovetail search "metrics.rougeL > 0.4 AND params.r = 16"',
+        "dovetail search \"task = 'summarization'\" --order-by 'metrics.rougeL DESC'",
+        "dovetail search \"alias = 'production' AND tags.team = 'support'\" --json",
+        exits=(5, 9),
+    ),
+)
+@click.argument("query", default="")
+@click.option("--order-by", multiple=True, metavar="FIELD [DESC]", help="Order of the results.")
+@click.option("--limit", type=int, default=100, show_default=True, help="Most versions to show.")
+@click.option("--page-token", help="Token that the page before printed.")
+@json_option
+@pass_connection
+def search_command(
+    connection: Connection,
+    /,
+    query: str,
+    order_by: tuple[str, ...],
+    limit: int,
+    page_token: str | None,
+    as_json: bool,
+) -> None:
+    """Find versions by QUERY, such as "metrics.rougeL > 0.4".
+
+    Fields: name, number, task, peft_type, base_model, alias, created_by, created_at, source_run,
+    payload, metrics.NAME, params.NAME, tags.NAME. Operators: = != < <= > >= LIKE ILIKE IN
+    IS NULL, AND, OR, NOT and brackets.
+    """
+    with connection.open() as registry:
+        page = registry.search(query, order_by=order_by, limit=limit, page_token=page_token)
+    if as_json:
+        print_json(page)
+        return
+    _print_versions(page.versions, as_json=False)
+    if page.next_page_token:
+        click.echo(f"there are more; add --page-token {page.next_page_token}", err=True)
+
+
+@click.command(
+    "history",
+    epilog=help_end(
+        "dovetail history dialogue-summary", "dovetail history --json", exits=(3, 5, 8, 9)
+    ),
+)
+@click.argument("name", type=NAME, required=False)
+@click.option("--verify", is_flag=True, help="Check that no event was changed or removed.")
+@json_option
+@pass_connection
+def history_command(
+    connection: Connection, /, name: str | None, verify: bool, as_json: bool
+) -> None:
+    """Show what happened to adapter NAME, or to all."""
+    from dovetail.errors import DigestMismatch
+
+    with connection.open() as registry:
+        events = registry.history(name)
+        broken = registry.broken_history() if verify else None
+    if broken is not None:
+        raise DigestMismatch(
+            f"the history was changed: event {broken} does not fit the one before it; "
+            "compare with a backup",
+            position=broken,
+        )
+    if as_json:
+        print_json(events)
+        return
+    rows = [(e.position, moment(e.time), e.actor, e.action, _happened(e), e.reason) for e in events]
+    print_table(("#", "time", "who", "what", "on", "why"), rows)
+    if verify:
+        click.echo(f"{len(events)} events, the chain is whole", err=True)
+
+
+def _happened(event: Event) -> str:
+    if event.alias and event.number:
+        before = f" (was {event.previous})" if event.previous else ""
+        return f"{event.name}@{event.alias} → {event.number}{before}"
+    if event.alias:
+        requirements = event.details.get("requirements", [])
+        return f"{event.name}@{event.alias}: {'; '.join(requirements) or 'nothing'}"
+    if event.name:
+        return f"{event.name}/{event.number}"
+    return str(event.details.get("base_model_name") or event.details.get("dataset") or "")
+
+
+def _print_versions(versions: Sequence[AdapterVersion], *, as_json: bool) -> None:
+    if as_json:
+        print_json(versions)
+        return
+    rows = [
+        (
+            f"{v.reference}{' (deleted)' if v.deleted_at else ''}",
+            v.peft_type,
+            v.parameter_count,
+            v.base_model_name,
+            ", ".join(v.aliases),
+            moment(v.created_at),
+            v.created_by,
+        )
+        for v in versions
+    ]
+    print_table(_VERSION_COLUMNS, rows)
+
+
+def _print_version(version: AdapterVersion) -> None:
+    print_fields(
+        {
+            "version": version.reference,
+            "aliases": ", ".join(version.aliases),
+            "task": version.task,
+            "type": version.peft_type,
+            "parameters": f"{version.parameter_count:,}",
+            "base model": f"{version.base_model_name} ({short(version.base_model)})",
+            "payload": version.payload_digest,
+            "template": version.input_template,
+            "generation": _pairs(version.generation_config),
+            "hyperparameters": _pairs(version.hyperparameters),
+            "run": version.source_run,
+            "created": f"{moment(version.created_at)} by {version.created_by}",
+            "findings": "; ".join(version.findings),
+            "files": ", ".join(f"{file.path} ({file.size:,} B)" for file in version.files),
+        }
+    )
+
+
+def _print_evaluations(evaluations: Sequence[Evaluation]) -> None:
+    rows = [
+        (e.kind, e.dataset_name, short(e.dataset_digest), e.n, score.metric, score_text(score))
+        for e in evaluations
+        for score in e.scores.values()
+    ]
+    if rows:
+        print_table(("scores", "dataset", "digest", "n", "metric", "value [95 % interval]"), rows)
+
+
+def _pairs(values: object) -> str:
+    return ", ".join(f"{key}={value}" for key, value in dict(values).items())  # type: ignore[call-overload]

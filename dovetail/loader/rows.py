@@ -1,0 +1,80 @@
+"""What goes into the loader and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prompt to complete.
+
+    Attributes:
+        text: The final prompt; templates are filled in before.
+        adapter: A reference that was attached, or None for the bare base model.
+        max_new_tokens: Limit for this row, or None for that of the call.
+    """
+
+    text: str
+    adapter: str | None = None
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachedAdapter:
+    """An adapter that sits on a frozen base.
+
+    Attributes:
+        reference: ``name/7``, or the name that an adapter directory was attached under.
+        requested: The reference as it was first given, such as ``name@production``.
+        payload_digest: Identifies the payload; two versions with equal files share one slot.
+        path: The verified directory that the payload was read from.
+        peft_type: As in ``adapter_config.json``: ``LORA``, ``PROMPT_TUNING``, ...
+        route: How rows are run: ``prompt`` (virtual tokens put before the input), ``modules``
+            (layers of the base are wrapped), or ``peft`` (PEFT's own forward pass, rows of equal
+            length only).
+        virtual_tokens: Positions that the adapter takes from the model's maximum length.
+        base_model: Fingerprint that the adapter was trained on, or None where nothing records it.
+        base_mismatch: True if it was attached to other weights or another tokenizer on request.
+        input_template: Template that the training inputs were made with, or None.
+        generation_config: Generation defaults of the version.
+        notes: What a person who reads the outputs should know.
+    """
+
+    reference: str
+    requested: str
+    payload_digest: str
+    path: Path
+    peft_type: str
+    route: Literal["prompt", "modules", "peft"]
+    virtual_tokens: int
+    base_model: str | None = None
+    base_mismatch: bool = False
+    input_template: str | None = None
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What the model wrote for one row.
+
+    Attributes:
+        index: Position of the row in the input, from 0.
+        text: The new text, without the prompt and special tokens; empty where there is an error.
+        token_ids: The new tokens; the end-of-sequence token and all after it are left out.
+        adapter: The adapter that was used, or None for the bare base model.
+        error: Why the row could not be scored, or None.
+        finish_reason: ``stop`` at the end of the sequence, ``length`` at the limit of new tokens,
+            ``error`` where nothing was generated.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    adapter: AttachedAdapter | None
+    error: str | None
+    finish_reason: Literal["stop", "length", "error"]

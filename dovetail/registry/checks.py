@@ -1,0 +1,116 @@
+"""Checks of what people hand in, before anything is written."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dovetail.errors import InvalidInput
+from dovetail.registry.jsontext import canonical_json
+
+_TASK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_MAX_TASK_LENGTH = 64
+_METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,127}")
+_MAX_TEXT_BYTES = 1 << 20
+
+
+def check_task(task: str | None) -> str | None:
+    """Return the task if it has the form of a Hugging Face pipeline tag.
+
+    Raises:
+        InvalidInput: It has not.
+
+    Examples:
+        >>> check_task("summarization")
+        'summarization'
+    """
+    if task is None or (len(task) <= _MAX_TASK_LENGTH and _TASK.fullmatch(task)):
+        return task
+    raise InvalidInput(
+        f"task {task!r} is not a pipeline tag; write one such as 'summarization' or "
+        "'text-classification'",
+        value=task,
+    )
+
+
+def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the tags if keys and values are text.
+
+    Raises:
+        InvalidInput: A key or value is something else, or a key is empty.
+    """
+    for key, value in (tags or {}).items():
+        if not _is_text(key) or not key or not _is_text(value):
+            raise InvalidInput(
+                f"tag {key!r}={value!r} is not allowed: keys and values are text, keys not empty",
+                value=key,
+            )
+    return dict(tags or {})
+
+
+def check_json(value: Mapping[str, Any] | None, *, what: str) -> dict[str, Any]:
+    """Return the mapping if JSON can hold it: text keys, finite numbers, not above 1 MiB.
+
+    Raises:
+        InvalidInput: It cannot; the message says why.
+    """
+    try:
+        size = len(canonical_json(dict(value or {})))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"{what} cannot be kept as JSON: {error}; use text, finite numbers, true, false, "
+            "null, lists and objects",
+        ) from error
+    if size > _MAX_TEXT_BYTES:
+        raise InvalidInput(f"{what} has {size:,} bytes of JSON; the limit is {_MAX_TEXT_BYTES:,}")
+    return dict(value or {})
+
+
+def check_scores(scores: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the scores if each has a proper name and a finite value.
+
+    Raises:
+        InvalidInput: A name is malformed, or a value is NaN, infinite or no number.
+    """
+    checked: dict[str, float] = {}
+    for metric, value in (scores or {}).items():
+        if not _is_text(metric) or not _METRIC.fullmatch(metric):
+            raise InvalidInput(
+                f"{metric!r} is no metric name; write one such as 'rougeL' or 'eval_loss'",
+                metric=metric,
+            )
+        number = _number(value)
+        if number is None or not math.isfinite(number):
+            raise InvalidInput(
+                f"metric {metric!r} is {value!r}; a score must be a finite number",
+                metric=metric,
+                value=value,
+            )
+        checked[metric] = number
+    return checked
+
+
+def check_text(text: str | None, *, what: str) -> str | None:
+    """Return free text unless it is too long or holds a NUL, which databases cannot keep.
+
+    Raises:
+        InvalidInput: It does.
+    """
+    if text is None:
+        return None
+    if "\0" in text or len(text.encode("utf-8", "surrogatepass")) > _MAX_TEXT_BYTES:
+        raise InvalidInput(f"{what} is over {_MAX_TEXT_BYTES:,} bytes or has a NUL character")
+    return text
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> float | None:
+    """Return any real number, NumPy's included, as a float; text and booleans are none."""
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        return None
+    return float(value)

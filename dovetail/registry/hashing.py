@@ -1,0 +1,93 @@
+"""Hash many pieces of memory at once, on every core.
+
+A SHA-256 is sequential, so one piece is one thread's work; the largest pieces go first, so that no
+thread is left alone with a big one at the end. hashlib lets other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+Progress = Callable[[int, int], None]
+CHUNK_BYTES = 16 * 2**20
+_MAX_WORKERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes to be hashed.
+
+    Attributes:
+        size: How many.
+        view: Gives them; called in the thread that hashes.
+        release: Called when they have been hashed.
+    """
+
+    size: int
+    view: Callable[[], memoryview]
+    release: Callable[[], None] | None = None
+
+
+def hash_pieces(pieces: Mapping[str, Piece], *, progress: Progress | None = None) -> dict[str, str]:
+    """Return the digest of each piece.
+
+    Args:
+        pieces: Name to bytes.
+        progress: Called with the bytes done and the bytes in all, one call at a time.
+    """
+    total = sum(piece.size for piece in pieces.values())
+    done = 0
+    lock = threading.Lock()
+
+    def digest(piece: Piece) -> str:
+        nonlocal done
+        hasher = hashlib.sha256()
+        with piece.view() as view:
+            for start in range(0, piece.size, CHUNK_BYTES):
+                part = view[start : start + CHUNK_BYTES]
+                hasher.update(part)
+                if progress is not None:
+                    with lock:
+                        done += len(part)
+                        progress(done, total)
+        if piece.release is not None:
+            piece.release()
+        return f"sha256:{hasher.hexdigest()}"
+
+    order = sorted(pieces, key=lambda name: pieces[name].size, reverse=True)
+    workers = max(1, min(_MAX_WORKERS, usable_cores(), len(order)))
+    with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-hash") as pool:
+        try:
+            found = list(pool.map(digest, (pieces[name] for name in order)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return dict(zip(order, found, strict=True))
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def tensor_piece(tensor: Any) -> Piece:
+    """Describe the bytes of a torch tensor, without copying one that is contiguous on the CPU."""
+    size = tensor.numel() * tensor.element_size()
+
+    def view() -> memoryview:
+        local = tensor.detach().cpu().contiguous()
+        buffer = (ctypes.c_ubyte * size).from_address(local.data_ptr())
+        # The buffer does not own the memory, so it must keep alive what does.
+        buffer.owner = local
+        return memoryview(buffer).cast("B")
+
+    return Piece(size, view)

@@ -1,0 +1,157 @@
+"""Blobs as files in a directory: ``sha256/ab/cdef…``.
+
+A blob is written under ``tmp/``, flushed to the disk, and then linked to its name. The link either
+is there or is not, so no reader ever sees half a blob; and it fails if the name exists, so no
+writer ever replaces one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from dovetail.errors import InvalidPayload, StorageError
+from dovetail.registry.digests import copy_hashed, digest_file, require_digest
+from dovetail.registry.objects.protocol import BlobInfo, check_digest
+
+_FAN_OUT = 2
+_REST = 64 - _FAN_OUT
+
+
+class LocalObjectStore:
+    """An `ObjectStore` in a directory, made on first write.
+
+    Args:
+        directory: Where the blobs are kept.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory).absolute()
+
+    @property
+    def url(self) -> str:
+        """The ``file://`` URL of the directory."""
+        return self.directory.as_uri()
+
+    def put(self, digest: str, source: Path | bytes) -> bool:
+        """See `ObjectStore.put`."""
+        target = self.path(digest)
+        with _opened(source) as stream, self._storage_errors("write"):
+            if self._is_whole(target, digest):
+                return False
+            _make_directory(target.parent)
+            scratch = self.directory / "tmp"
+            _make_directory(scratch)
+            with tempfile.NamedTemporaryFile(dir=scratch, prefix="put-") as temporary:
+                found = copy_hashed(stream, cast("BinaryIO", temporary.file))
+                require_digest(found, expected=digest, what=_name_of(source))
+                temporary.flush()
+                os.fchmod(temporary.fileno(), 0o444)
+                os.fsync(temporary.fileno())
+                with suppress(FileExistsError):
+                    os.link(temporary.name, target)
+            _sync_directory(target.parent)
+        return True
+
+    def open(self, digest: str) -> BinaryIO:
+        """See `ObjectStore.open`."""
+        path = self.path(digest)
+        with self._storage_errors("read"):
+            try:
+                return path.open("rb")
+            except FileNotFoundError:
+                raise StorageError(
+                    f"blob {digest} is missing from {self.url}; restore it from a copy",
+                    digest=digest,
+                ) from None
+
+    def size(self, digest: str) -> int | None:
+        """See `ObjectStore.size`."""
+        path = self.path(digest)
+        with self._storage_errors("read"):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def delete(self, digest: str) -> None:
+        """See `ObjectStore.delete`."""
+        path = self.path(digest)
+        with self._storage_errors("delete from"):
+            path.unlink(missing_ok=True)
+
+    def blobs(self) -> Iterator[BlobInfo]:
+        """See `ObjectStore.blobs`."""
+        with self._storage_errors("list"):
+            for path in self.directory.glob(f"sha256/{'?' * _FAN_OUT}/{'?' * _REST}"):
+                info = path.stat()
+                yield BlobInfo(
+                    digest=f"sha256:{path.parent.name}{path.name}",
+                    size=info.st_size,
+                    modified_at=datetime.fromtimestamp(info.st_mtime, UTC),
+                )
+
+    def path(self, digest: str) -> Path:
+        """Return where a blob lies, or would lie."""
+        digits = check_digest(digest)
+        return self.directory / "sha256" / digits[:_FAN_OUT] / digits[_FAN_OUT:]
+
+    def _is_whole(self, target: Path, digest: str) -> bool:
+        """Tell whether a good copy is there; move a damaged one out of the way."""
+        if not target.exists():
+            return False
+        if digest_file(target) == digest:
+            return True
+        target.rename(target.with_name(f"{target.name}.corrupt-{os.getpid()}"))
+        return False
+
+    @contextmanager
+    def _storage_errors(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"cannot {verb} the object store {self.url}: {error.strerror or error}; "
+                "check the disk's free space and the folder's permissions",
+                url=self.url,
+                errno=error.errno,
+            ) from error
+
+
+def _opened(source: Path | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise InvalidPayload(
+            f"cannot read {str(source)!r}: {error.strerror}; check that it is still there",
+            path=str(source),
+        ) from error
+
+
+def _name_of(source: Path | bytes) -> str:
+    return "the blob" if isinstance(source, bytes) else f"file {str(source)!r}"
+
+
+def _make_directory(directory: Path) -> None:
+    """Make a directory and flush the entry that names it, so that a crash cannot lose it."""
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(exist_ok=True)
+    _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

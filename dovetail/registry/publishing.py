@@ -1,0 +1,191 @@
+"""Registering: check everything, write the blobs, then name them in one transaction.
+
+A process killed before the transaction leaves blobs that nothing names (garbage to collect); one
+killed after it leaves a whole version. There is no state between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from dovetail.errors import BaseModelNotFound, ConflictError
+from dovetail.registry.compatibility import check_against_base
+from dovetail.registry.context import Context, Progress
+from dovetail.registry.digests import require_digest
+from dovetail.registry.fingerprint import BaseCheckpoint, read_base
+from dovetail.registry.inserting import find_identical, insert_base_model, insert_version
+from dovetail.registry.jsontext import digest_bytes
+from dovetail.registry.manifest import Manifest
+from dovetail.registry.metadata import Metadata
+from dovetail.registry.payload import Payload, read_payload
+from dovetail.registry.reading import find_base_model, find_version
+from dovetail.registry.records import AdapterVersion, BaseModel
+from dovetail.registry.reference import Reference, check_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What registering gave.
+
+    Attributes:
+        version: The version.
+        created: False if identical content was registered before.
+        left_out: Names in the directory that are no part of an adapter and were not stored.
+    """
+
+    version: AdapterVersion
+    created: bool
+    left_out: tuple[str, ...]
+
+
+def register_version(
+    context: Context,
+    name: str,
+    path: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str],
+    metadata: Metadata,
+    exclude: Sequence[str],
+    progress: Progress | None,
+) -> Registration:
+    """Add a version; see `dovetail.registry.store.Registry.register`."""
+    check_name(name)
+    payload = read_payload(path, exclude=exclude)
+    checkpoint = _find_or_read_base(context, base, progress)
+    check_against_base(
+        payload,
+        checkpoint.manifest,
+        hidden_size=checkpoint.hidden_size,
+        model_type=checkpoint.model_type,
+    )
+    fingerprint = checkpoint.manifest.fingerprint
+    content = metadata.content_digest(payload.digest, fingerprint)
+    with context.database.reading() as connection:
+        version = _existing(connection, name, content)
+    if version is None:
+        _write_blobs(context, checkpoint, payload)
+        with context.database.writing() as connection:
+            # Somebody may have registered the same a moment ago.
+            version = _existing(connection, name, content)
+            if version is None:
+                created = _insert(context, connection, name, checkpoint, payload, metadata)
+                return Registration(version=created, created=True, left_out=payload.left_out)
+    return Registration(version=version, created=False, left_out=payload.left_out)
+
+
+def register_base(
+    context: Context,
+    path: str | os.PathLike[str],
+    *,
+    name: str | None,
+    revision: str | None,
+    progress: Progress | None,
+) -> BaseModel:
+    """Add a base model by its checkpoint's manifest; the weights stay where they are."""
+    checkpoint = read_base(
+        path, name=name, revision=revision, cache_dir=context.cache_dir, progress=progress
+    )
+    _write_manifest(context, checkpoint)
+    with context.database.writing() as connection:
+        return insert_base_model(connection, checkpoint, actor=context.actor)[1]
+
+
+def load_manifest(context: Context, base: BaseModel) -> Manifest:
+    """Return the manifest of a registered base model, verified.
+
+    Raises:
+        DigestMismatch: The stored manifest is corrupt.
+    """
+    with contextlib.closing(context.objects.open(base.manifest_digest)) as stream:
+        data = stream.read()
+    require_digest(
+        digest_bytes(data),
+        expected=base.manifest_digest,
+        what=f"the manifest of base model {base.name!r}",
+    )
+    return Manifest.from_json(data)
+
+
+def _insert(
+    context: Context,
+    connection: Connection,
+    name: str,
+    checkpoint: BaseCheckpoint,
+    payload: Payload,
+    metadata: Metadata,
+) -> AdapterVersion:
+    base_model_id, base = insert_base_model(connection, checkpoint, actor=context.actor)
+    number = insert_version(
+        connection,
+        name=name,
+        base_model_id=base_model_id,
+        base_model=base.fingerprint,
+        payload=payload,
+        metadata=metadata,
+        actor=context.actor,
+    )
+    return find_version(connection, Reference(name=name, number=number))[1]
+
+
+def _existing(connection: Connection, name: str, content: str) -> AdapterVersion | None:
+    number = find_identical(connection, name=name, content=content)
+    if number is None:
+        return None
+    reference = Reference(name=name, number=number)
+    version = find_version(connection, reference, deleted=True)[1]
+    if version.deleted_at is not None:
+        raise ConflictError(
+            f"{reference} has the same content and was deleted; bring it back with: "
+            f"dovetail restore {reference}",
+            name=name,
+            number=number,
+        )
+    return version
+
+
+def _find_or_read_base(
+    context: Context, base: str | os.PathLike[str], progress: Progress | None
+) -> BaseCheckpoint:
+    """Take the base model from a directory, or from what the registry knows of it."""
+    if isinstance(base, os.PathLike) or Path(base).is_dir():
+        return read_base(base, cache_dir=context.cache_dir, progress=progress)
+    try:
+        with context.database.reading() as connection:
+            known = find_base_model(connection, base)[1]
+    except BaseModelNotFound as error:
+        raise BaseModelNotFound(
+            f"base model {base!r} is neither a directory nor a registered base model; give the "
+            "directory of its checkpoint, or see: dovetail base list",
+            value=base,
+        ) from error
+    return BaseCheckpoint(
+        directory=Path(known.location or known.name),
+        manifest=load_manifest(context, known),
+        name=known.name,
+        revision=known.revision,
+        architecture=known.architecture,
+        model_type=known.model_type,
+        hidden_size=known.hidden_size,
+        vocab_size=None,
+        parameter_count=known.parameter_count,
+        dtype=known.dtype,
+        tokenizer_digest=known.tokenizer_digest,
+    )
+
+
+def _write_blobs(context: Context, checkpoint: BaseCheckpoint, payload: Payload) -> None:
+    _write_manifest(context, checkpoint)
+    for file in payload.files:
+        # Hashed again while it is copied: the file may have changed since it was checked.
+        context.objects.put(file.digest, Path(payload.directory) / file.path)
+
+
+def _write_manifest(context: Context, checkpoint: BaseCheckpoint) -> None:
+    data = checkpoint.manifest.to_json()
+    context.objects.put(digest_bytes(data), data)

@@ -1,0 +1,262 @@
+"""From database rows to records: the queries that everything else shares."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, func, select
+
+from dovetail.errors import (
+    AdapterNotFound,
+    AliasNotFound,
+    BaseModelNotFound,
+    InvalidReference,
+    VersionNotFound,
+)
+from dovetail.registry.records import Adapter, AdapterVersion, BaseModel, StoredFile
+from dovetail.registry.reference import LATEST, Reference
+from dovetail.registry.schema import (
+    AdapterRow,
+    AliasRow,
+    BaseModelRow,
+    BlobRow,
+    FileRow,
+    VersionRow,
+)
+
+_MAX_BOUND_VALUES = 10_000  # SQLite takes 32,766 of them in one statement
+_MIN_FINGERPRINT_PREFIX = len("sha256:") + 8
+
+VERSIONS = (
+    select(
+        VersionRow.id,
+        AdapterRow.name,
+        VersionRow.number,
+        AdapterRow.task,
+        BaseModelRow.fingerprint.label("base_model"),
+        BaseModelRow.name.label("base_model_name"),
+        VersionRow.peft_type,
+        VersionRow.config,
+        VersionRow.hyperparameters,
+        VersionRow.parameter_count,
+        VersionRow.payload_digest,
+        VersionRow.input_template,
+        VersionRow.generation_config,
+        VersionRow.source_run,
+        VersionRow.created_by,
+        VersionRow.created_at,
+        VersionRow.deleted_at,
+        VersionRow.findings,
+    )
+    .join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
+    .join(BaseModelRow, VersionRow.base_model_id == BaseModelRow.id)
+)
+"""Selects every version with what its record needs; add conditions and an order."""
+
+
+def load_versions(connection: Connection, query: Select[Any]) -> list[AdapterVersion]:
+    """Run a query made from `VERSIONS` and return its records, aliases and files included."""
+    rows = connection.execute(query).mappings().all()
+    ids = [row["id"] for row in rows]
+    aliases = _aliases_of(connection, ids)
+    files = _files_of(connection, ids)
+    return [_version(row, aliases[row["id"]], files[row["id"]]) for row in rows]
+
+
+def find_version(
+    connection: Connection, reference: Reference, *, deleted: bool = False
+) -> tuple[int, AdapterVersion]:
+    """Return the row id and the record of the version that a reference names.
+
+    Args:
+        connection: An open transaction.
+        reference: What to look up.
+        deleted: Whether a deleted version counts.
+
+    Raises:
+        AdapterNotFound: There is no such adapter.
+        AliasNotFound: The adapter has no such alias.
+        VersionNotFound: The adapter has no such version, or it is deleted.
+    """
+    adapter_id = find_adapter_id(connection, reference.name)
+    query = VERSIONS.where(VersionRow.adapter_id == adapter_id)
+    if reference.alias == LATEST:
+        query = query.where(VersionRow.deleted_at.is_(None)).order_by(VersionRow.number.desc())
+    elif reference.alias is not None:
+        query = query.join(AliasRow, AliasRow.version_id == VersionRow.id).where(
+            AliasRow.alias == reference.alias
+        )
+    else:
+        query = query.where(VersionRow.number == reference.number)
+    row = connection.execute(query.limit(1)).mappings().first()
+    if row is None:
+        raise _no_version(connection, reference, adapter_id)
+    version_id = row["id"]
+    version = _version(
+        row,
+        _aliases_of(connection, [version_id])[version_id],
+        _files_of(connection, [version_id])[version_id],
+    )
+    if version.deleted_at is not None and not deleted:
+        raise VersionNotFound(
+            f"{version.reference} was deleted on {version.deleted_at:%Y-%m-%d}; "
+            f"bring it back with: dovetail restore {version.reference}",
+            name=version.name,
+            number=version.number,
+        )
+    return version_id, version
+
+
+def find_adapter_id(connection: Connection, name: str) -> int:
+    """Return the row id of an adapter.
+
+    Raises:
+        AdapterNotFound: There is none with this name; the message names similar ones.
+    """
+    found = connection.execute(select(AdapterRow.id).where(AdapterRow.name == name)).scalar()
+    if found is not None:
+        return found
+    names = connection.execute(select(AdapterRow.name)).scalars().all()
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see them with: dovetail list"
+    raise AdapterNotFound(f"there is no adapter {name!r}; {hint}", name=name, similar=tuple(near))
+
+
+def load_adapters(connection: Connection, *, name: str | None = None) -> list[Adapter]:
+    """Return all adapters by name, or the one that is named."""
+    live = func.count(VersionRow.id).filter(VersionRow.deleted_at.is_(None))
+    latest = func.max(VersionRow.number).filter(VersionRow.deleted_at.is_(None))
+    query = (
+        select(
+            AdapterRow.id,
+            AdapterRow.name,
+            AdapterRow.task,
+            AdapterRow.description,
+            AdapterRow.tags,
+            AdapterRow.created_at,
+            live.label("versions"),
+            latest.label("latest"),
+        )
+        .outerjoin(VersionRow, VersionRow.adapter_id == AdapterRow.id)
+        .group_by(AdapterRow.id)
+        .order_by(AdapterRow.name)
+    )
+    pointers = select(AliasRow.adapter_id, AliasRow.alias, VersionRow.number).join(
+        VersionRow, AliasRow.version_id == VersionRow.id
+    )
+    if name is not None:
+        adapter_id = find_adapter_id(connection, name)
+        query = query.where(AdapterRow.id == adapter_id)
+        pointers = pointers.where(AliasRow.adapter_id == adapter_id)
+    aliases: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for owner, alias, number in connection.execute(pointers.order_by(AliasRow.alias)):
+        aliases[owner][alias] = number
+    return [
+        Adapter(**_without_id(row), aliases=aliases[row["id"]])
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def load_base_models(connection: Connection) -> list[BaseModel]:
+    """Return all base models, the oldest first."""
+    query = select(*BaseModelRow.__table__.columns).order_by(BaseModelRow.id)
+    return [BaseModel(**_without_id(row)) for row in connection.execute(query).mappings()]
+
+
+def find_base_model(connection: Connection, wanted: str) -> tuple[int, BaseModel]:
+    """Return the row id and record of a base model.
+
+    Args:
+        connection: An open transaction.
+        wanted: Its fingerprint, the beginning of one (8 digits or more), or its name.
+
+    Raises:
+        BaseModelNotFound: There is none.
+        InvalidReference: More than one is meant.
+    """
+    query = select(*BaseModelRow.__table__.columns).order_by(BaseModelRow.id)
+    if wanted.startswith("sha256:") and len(wanted) >= _MIN_FINGERPRINT_PREFIX:
+        query = query.where(BaseModelRow.fingerprint.startswith(wanted, autoescape=True))
+    else:
+        query = query.where(BaseModelRow.name == wanted)
+    rows = connection.execute(query).mappings().all()
+    if not rows:
+        raise BaseModelNotFound(
+            f"there is no base model {wanted!r} in the registry; "
+            "add it with: dovetail base add DIRECTORY",
+            value=wanted,
+        )
+    if len(rows) > 1:
+        prints = ", ".join(row["fingerprint"][:19] for row in rows)
+        raise InvalidReference(
+            f"{len(rows)} base models are called {wanted!r}; name one by its fingerprint: {prints}",
+            value=wanted,
+        )
+    return rows[0]["id"], BaseModel(**_without_id(rows[0]))
+
+
+def _no_version(connection: Connection, reference: Reference, adapter_id: int) -> Exception:
+    name = reference.name
+    if reference.alias not in (None, LATEST):
+        known = connection.execute(
+            select(AliasRow.alias).where(AliasRow.adapter_id == adapter_id).order_by(AliasRow.alias)
+        ).scalars()
+        listed = ", ".join([LATEST, *known])
+        return AliasNotFound(
+            f"adapter {name!r} has no alias {reference.alias!r}; it has: {listed}",
+            name=name,
+            alias=reference.alias,
+        )
+    latest = connection.execute(
+        select(func.max(VersionRow.number)).where(
+            VersionRow.adapter_id == adapter_id, VersionRow.deleted_at.is_(None)
+        )
+    ).scalar()
+    state = f"the latest is {latest}" if latest else "all of its versions are deleted"
+    wanted = f"version {reference.number}" if reference.number else "version to call latest"
+    return VersionNotFound(
+        f"adapter {name!r} has no {wanted}; {state}", name=name, number=reference.number
+    )
+
+
+def _aliases_of(connection: Connection, ids: Sequence[int]) -> defaultdict[int, list[str]]:
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for chunk in _chunks(ids):
+        query = select(AliasRow.version_id, AliasRow.alias).where(AliasRow.version_id.in_(chunk))
+        for version_id, alias in connection.execute(query.order_by(AliasRow.alias)):
+            found[version_id].append(alias)
+    return found
+
+
+def _files_of(connection: Connection, ids: Sequence[int]) -> defaultdict[int, list[StoredFile]]:
+    found: defaultdict[int, list[StoredFile]] = defaultdict(list)
+    for chunk in _chunks(ids):
+        query = (
+            select(FileRow.version_id, FileRow.path, FileRow.blob, BlobRow.size)
+            .join(BlobRow, FileRow.blob == BlobRow.digest)
+            .where(FileRow.version_id.in_(chunk))
+            .order_by(FileRow.path)
+        )
+        for version_id, path, digest, size in connection.execute(query):
+            found[version_id].append(StoredFile(path=path, size=size, digest=digest))
+    return found
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), _MAX_BOUND_VALUES):
+        yield ids[start : start + _MAX_BOUND_VALUES]
+
+
+def _version(row: RowMapping, aliases: list[str], files: list[StoredFile]) -> AdapterVersion:
+    return AdapterVersion(
+        **{**_without_id(row), "findings": tuple(row["findings"])},
+        aliases=tuple(aliases),
+        files=tuple(files),
+    )
+
+
+def _without_id(row: RowMapping) -> dict[str, Any]:
+    return {str(key): value for key, value in row.items() if key != "id"}

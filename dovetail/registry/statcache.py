@@ -1,0 +1,82 @@
+"""Remember what was computed from files for as long as the files stay as they were."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dovetail.errors import InvalidInput
+from dovetail.registry.jsontext import digest_json, parse_json
+
+_MAX_BYTES = 512 * 2**20
+_FORMAT = 1
+# A file written twice within one tick of the kernel's clock keeps its times, so what was computed
+# from a file this young is not kept.
+_YOUNG_NS = 50_000_000
+
+
+def stamps(paths: Iterable[Path]) -> list[list[str | int]]:
+    """Return what changes when one of the files does: path, size, times, inode."""
+    found: list[list[str | int]] = []
+    for path in sorted(paths):
+        place = path.resolve()
+        stat = place.stat()
+        found.append(
+            [
+                os.fsencode(place).hex(),
+                stat.st_size,
+                stat.st_mtime_ns,
+                stat.st_ctime_ns,
+                stat.st_ino,
+            ]
+        )
+    return found
+
+
+def load(folder: Path, files: list[list[str | int]]) -> Any | None:
+    """Return what was kept for these files, or None; a damaged entry counts as none."""
+    try:
+        data = _place(folder, files).read_bytes()
+        entry = parse_json(data, what="cache entry", max_bytes=_MAX_BYTES)
+        sound = (
+            entry["format"] == _FORMAT
+            and entry["files"] == files
+            and entry["digest"] == digest_json(entry["value"])
+        )
+    except (OSError, InvalidInput, KeyError, TypeError):
+        return None
+    return entry["value"] if sound else None
+
+
+def store(folder: Path, files: list[list[str | int]], value: Any) -> None:
+    """Keep a value for these files; a cache that cannot be written is not an error."""
+    newest = max((int(time_) for entry in files for time_ in entry[2:4]), default=0)
+    if time.time_ns() - newest < _YOUNG_NS:
+        return
+    entry = {"format": _FORMAT, "files": files, "digest": digest_json(value), "value": value}
+    text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False)
+    target = _place(folder, files)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text.encode("utf-8"))
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _place(folder: Path, files: list[list[str | int]]) -> Path:
+    # Named after the paths alone, so that a newer entry replaces the older one.
+    key = "\n".join(str(entry[0]) for entry in files)
+    return folder / f"{hashlib.sha256(key.encode('ascii')).hexdigest()}.json"

@@ -1,0 +1,477 @@
+"""The registry: one object through which adapters are registered, found, promoted and pulled.
+
+This is the public interface and its reference documentation, so it is long; the work is done in
+the modules beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dovetail.registry import deletion, evaluations, promotion, publishing
+from dovetail.registry.comparison import Comparison, compare_versions
+from dovetail.registry.context import Context, Progress
+from dovetail.registry.database import Database
+from dovetail.registry.events import first_broken_link, read_events
+from dovetail.registry.manifest import Manifest
+from dovetail.registry.metadata import Metadata
+from dovetail.registry.objects import ObjectStore, open_object_store
+from dovetail.registry.promotion import Promotion
+from dovetail.registry.publishing import Registration
+from dovetail.registry.pulling import pull_to, pull_to_cache
+from dovetail.registry.reading import (
+    VERSIONS,
+    find_adapter_id,
+    find_base_model,
+    find_version,
+    load_adapters,
+    load_base_models,
+    load_versions,
+)
+from dovetail.registry.records import (
+    Adapter,
+    AdapterVersion,
+    BaseModel,
+    Evaluation,
+    Event,
+    Score,
+)
+from dovetail.registry.reference import Reference, check_name
+from dovetail.registry.schema import VersionRow
+from dovetail.registry.scoreboard import RegistryScoreboard
+from dovetail.registry.search import Page, search_versions
+from dovetail.settings import Settings
+
+
+class Registry:
+    """A versioned registry of adapters on a SQL database and an object store.
+
+    Use it as a context manager, or call `close`. Safe to use from several processes at once.
+
+    Args:
+        database: The database; its schema must be right (see `open`).
+        objects: Where blobs are kept.
+        settings: The cache directory, and on whose behalf things are done.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     url = f"sqlite:///{place}/registry.db"
+        ...     with Registry.open(url, f"file://{place}/objects") as registry:
+        ...         registry.adapters()
+        []
+    """
+
+    def __init__(self, database: Database, objects: ObjectStore, settings: Settings) -> None:
+        self.settings = settings
+        self._context = Context(
+            database=database,
+            objects=objects,
+            cache_dir=settings.cache_dir,
+            actor=settings.actor,
+        )
+
+    @classmethod
+    def open(
+        cls,
+        database_url: str | None = None,
+        objects_url: str | None = None,
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        actor: str | None = None,
+    ) -> Self:
+        """Open a registry; what is not given comes from the environment (`dovetail.settings`).
+
+        A SQLite file that does not exist is made.
+
+        Raises:
+            InvalidInput: A URL cannot be used.
+            StorageError: The database cannot be opened, or has another schema.
+        """
+        settings = Settings.from_env(
+            database_url=database_url, objects_url=objects_url, cache_dir=cache_dir, actor=actor
+        )
+        objects = open_object_store(settings.objects_url)
+        database = Database(settings.database_url)
+        try:
+            database.prepare()
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, objects, settings)
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self._context.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Registering
+
+    def register(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        base: str | os.PathLike[str],
+        task: str | None = None,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        input_template: str | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+        scores: Mapping[str, float] | None = None,
+        source_run: str | None = None,
+        exclude: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> Registration:
+        """Add a version: an adapter directory's files, its base model, and how it came about.
+
+        Identical content under the same name and base gives the version that exists.
+
+        Args:
+            name: Adapter name; made on first use.
+            path: Directory that PEFT's ``save_pretrained`` wrote.
+            base: Directory of the base model, or fingerprint or name of a registered one.
+            task: Pipeline tag such as ``summarization``.
+            description: Free text about the adapter.
+            tags: Free key-value pairs of the adapter; added to those it has.
+            hyperparameters: What the training run used.
+            input_template: Template of the training inputs: ``Summarise: {dialogue}``.
+            generation_config: Generation defaults: ``{"max_new_tokens": 32}``.
+            scores: Scores from the training run, recorded as reported.
+            source_run: Identifier of the training run.
+            exclude: File name patterns in the directory to leave out.
+            progress: Called while the base model is hashed.
+
+        Raises:
+            InvalidReference: The name is not allowed.
+            InvalidPayload: The directory is damaged, unsafe or incomplete.
+            InvalidInput: A score, tag, template or hyperparameter cannot be kept.
+            IncompatibleBaseModel: The adapter does not fit the base model.
+            BaseModelNotFound: The base model is neither a directory nor registered.
+            ConflictError: The name is for another task, or the same content was deleted.
+            StorageError: The registry cannot be written.
+        """
+        metadata = Metadata.checked(
+            task=task,
+            description=description,
+            tags=tags,
+            hyperparameters=hyperparameters,
+            input_template=input_template,
+            generation_config=generation_config,
+            scores=scores,
+            source_run=source_run,
+        )
+        return publishing.register_version(
+            self._context,
+            name,
+            path,
+            base=base,
+            metadata=metadata,
+            exclude=exclude,
+            progress=progress,
+        )
+
+    def register_base(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+        progress: Progress | None = None,
+    ) -> BaseModel:
+        """Add a base model by the checkpoint in a directory; the weights are not copied.
+
+        Raises:
+            BaseModelNotFound: There is no checkpoint.
+            InvalidPayload: The checkpoint is damaged.
+        """
+        return publishing.register_base(
+            self._context, path, name=name, revision=revision, progress=progress
+        )
+
+    # Looking around
+
+    def resolve(self, reference: str | Reference) -> AdapterVersion:
+        """Return the version that a reference names now.
+
+        Raises:
+            InvalidReference: It is malformed, or a bare name.
+            NotFoundError: There is no such adapter, version or alias.
+        """
+        with self._context.database.reading() as connection:
+            return find_version(connection, _parsed(reference))[1]
+
+    def adapter(self, name: str) -> Adapter:
+        """Return one adapter.
+
+        Raises:
+            AdapterNotFound: There is none with this name.
+        """
+        with self._context.database.reading() as connection:
+            return load_adapters(connection, name=check_name(name))[0]
+
+    def adapters(self) -> list[Adapter]:
+        """Return all adapters, by name."""
+        with self._context.database.reading() as connection:
+            return load_adapters(connection)
+
+    def versions(self, name: str, *, deleted: bool = False) -> list[AdapterVersion]:
+        """Return an adapter's versions from the newest to the oldest.
+
+        Raises:
+            AdapterNotFound: There is no adapter with this name.
+        """
+        with self._context.database.reading() as connection:
+            adapter_id = find_adapter_id(connection, check_name(name))
+            query = VERSIONS.where(VersionRow.adapter_id == adapter_id)
+            if not deleted:
+                query = query.where(VersionRow.deleted_at.is_(None))
+            return load_versions(connection, query.order_by(VersionRow.number.desc()))
+
+    def search(
+        self,
+        query: str = "",
+        *,
+        order_by: Sequence[str] = (),
+        limit: int = 100,
+        page_token: str | None = None,
+    ) -> Page:
+        """Find versions with a filter such as ``metrics.rougeL > 0.4 AND params.r = 16``.
+
+        The language is described in `dovetail.registry.filters`.
+
+        Raises:
+            InvalidQuery: The filter, order, limit or token cannot be understood.
+        """
+        with self._context.database.reading() as connection:
+            return search_versions(
+                connection, query, order_by=order_by, limit=limit, page_token=page_token
+            )
+
+    def base_model(self, wanted: str) -> BaseModel:
+        """Return a base model by fingerprint, the beginning of one, or name.
+
+        Raises:
+            BaseModelNotFound: There is none.
+            InvalidReference: Several are meant.
+        """
+        with self._context.database.reading() as connection:
+            return find_base_model(connection, wanted)[1]
+
+    def base_models(self) -> list[BaseModel]:
+        """Return all base models, the oldest first."""
+        with self._context.database.reading() as connection:
+            return load_base_models(connection)
+
+    def base_manifest(self, wanted: str) -> Manifest:
+        """Return the manifest of a base model: every tensor's name, type, shape and hash.
+
+        Raises:
+            BaseModelNotFound: There is no such base model.
+            DigestMismatch: The stored manifest is corrupt.
+        """
+        return publishing.load_manifest(self._context, self.base_model(wanted))
+
+    def history(self, name: str | None = None) -> list[Event]:
+        """Return what happened, from the oldest to the newest; to one adapter or to all.
+
+        Raises:
+            AdapterNotFound: There is no adapter with this name.
+        """
+        with self._context.database.reading() as connection:
+            if name is not None:
+                find_adapter_id(connection, check_name(name))
+            return read_events(connection, name=name)
+
+    def broken_history(self) -> int | None:
+        """Return the position of the first event that was tampered with, or None."""
+        return first_broken_link(self.history())
+
+    # Files
+
+    def pull(self, reference: str | Reference, to: str | os.PathLike[str] | None = None) -> Path:
+        """Write a version's files to a directory and return it; every byte is verified.
+
+        Args:
+            reference: Which version.
+            to: A directory that does not exist or is empty; None for a shared read-only copy in
+                the cache.
+
+        Raises:
+            NotFoundError: There is no such version.
+            ConflictError: The directory has something in it.
+            DigestMismatch: A stored file is corrupt.
+        """
+        version = self.resolve(reference)
+        if to is None:
+            return pull_to_cache(self._context.objects, version, self._context.cache_dir)
+        return pull_to(self._context.objects, version, Path(to))
+
+    # Scores
+
+    def record_evaluation(
+        self,
+        *,
+        reference: str | Reference | None,
+        base_model: str,
+        dataset_name: str,
+        dataset_digest: str,
+        settings: Mapping[str, Any],
+        library: str,
+        n: int,
+        scores: Mapping[str, Score],
+        examples: bytes,
+    ) -> Evaluation:
+        """Write down scores that were measured, with how, and those of each example.
+
+        Args:
+            reference: The version, or None for the bare base model.
+            base_model: Fingerprint of the weights it ran on.
+            dataset_name: What people call the dataset.
+            dataset_digest: Hash of the rows.
+            settings: All that must be equal for two evaluations to be comparable.
+            library: Metric library and version.
+            n: Number of examples.
+            scores: The metrics, by name.
+            examples: Per-example scores, as `dovetail.registry.examples` formats them.
+
+        Raises:
+            InvalidInput: A score is NaN or infinite, or the settings are no JSON.
+        """
+        return evaluations.record_evaluation(
+            self._context,
+            reference=None if reference is None else _parsed(reference),
+            base_model=base_model,
+            dataset_name=dataset_name,
+            dataset_digest=dataset_digest,
+            settings=settings,
+            library=library,
+            n=n,
+            scores=scores,
+            examples=examples,
+        )
+
+    def evaluations(
+        self, reference: str | Reference | None = None, *, base: str | None = None
+    ) -> list[Evaluation]:
+        """Return the evaluations of a version, of a bare base model, or all; newest first.
+
+        Raises:
+            NotFoundError: There is no such version or base model.
+        """
+        with self._context.database.reading() as connection:
+            if reference is not None:
+                version_id, _ = find_version(connection, _parsed(reference))
+                return evaluations.load_evaluations(connection, version_id=version_id)
+            if base is not None:
+                _, model = find_base_model(connection, base)
+                return evaluations.load_evaluations(connection, bare_base=model.fingerprint)
+            return evaluations.load_evaluations(connection)
+
+    def compare(self, first: str | Reference, second: str | Reference) -> Comparison:
+        """Compare two versions: scores with the paired interval, hyperparameters, config.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
+        with self._context.database.reading() as connection:
+            return compare_versions(
+                find_version(connection, _parsed(first))[1],
+                find_version(connection, _parsed(second))[1],
+                RegistryScoreboard(connection, self._context.objects),
+            )
+
+    # Promotion
+
+    def promote(
+        self,
+        reference: str | Reference,
+        alias: str,
+        *,
+        require: Sequence[str] = (),
+        force: bool = False,
+        reason: str | None = None,
+    ) -> Promotion:
+        """Point an alias to a version if it meets all requirements, stored and given.
+
+        Args:
+            reference: The version.
+            alias: Such as ``production``.
+            require: Requirements for this once: ``rougeL >= production``.
+            force: Move the alias even if a requirement fails; needs a reason.
+            reason: Why; kept in the history.
+
+        Raises:
+            GateRefused: A requirement is not met; the attribute ``gates`` has all results.
+            ConflictError: The alias moved in between.
+            InvalidQuery: A requirement cannot be understood.
+        """
+        return promotion.promote_version(
+            self._context, _parsed(reference), alias, require=require, force=force, reason=reason
+        )
+
+    def rollback(self, name: str, alias: str, *, reason: str | None = None) -> Promotion:
+        """Move an alias back to where it was before its last promotion.
+
+        Raises:
+            AliasNotFound: The alias is not set.
+            ConflictError: It was nowhere before.
+        """
+        return promotion.roll_back(self._context, name, alias, reason=reason)
+
+    def require(
+        self, name: str, alias: str, requirements: Sequence[str], *, reason: str | None = None
+    ) -> tuple[str, ...]:
+        """Replace what an alias requires of every version promoted to it; none clears it.
+
+        Raises:
+            AdapterNotFound: There is no adapter with this name.
+            InvalidQuery: A requirement cannot be understood.
+        """
+        return promotion.require(self._context, name, alias, requirements, reason=reason)
+
+    def requirements(self, name: str, alias: str) -> tuple[str, ...]:
+        """Return what an alias requires.
+
+        Raises:
+            AdapterNotFound: There is no adapter with this name.
+        """
+        return promotion.requirements_of(self._context, name, alias)
+
+    # Deleting
+
+    def delete(self, reference: str | Reference, *, reason: str | None = None) -> AdapterVersion:
+        """Hide a version from everything but `restore`; its number stays taken.
+
+        Raises:
+            ConflictError: An alias points to it.
+            NotFoundError: There is no such version.
+        """
+        return deletion.delete_version(self._context, _parsed(reference), reason=reason)
+
+    def restore(self, reference: str | Reference, *, reason: str | None = None) -> AdapterVersion:
+        """Bring a deleted version back.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
+        return deletion.restore_version(self._context, _parsed(reference), reason=reason)
+
+
+def _parsed(reference: str | Reference) -> Reference:
+    return reference if isinstance(reference, Reference) else Reference.parse(reference)

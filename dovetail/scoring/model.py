@@ -1,0 +1,87 @@
+"""The loader as a source of predictions; the one place in scoring that opens a model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dovetail.scoring.engine import Model, Prediction
+from dovetail.scoring.prepare import Prompt
+
+if TYPE_CHECKING:
+    from dovetail.loader import FrozenBase
+    from dovetail.registry.store import Registry
+
+__all__ = ["ModelRequest", "open_model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """What a job needs from a model.
+
+    Attributes:
+        registry: Where adapters come from.
+        base: Directory or hub name of the base model.
+        expected: Fingerprint that its weights must have, or None for any.
+        adapters: Versions to attach, ``name/7``.
+        batch_size: Rows in one forward pass, at most.
+        generation: Generation options, ``max_new_tokens`` and ``seed`` among them.
+        allow_base_mismatch: Attach to other weights all the same.
+        device: Where the model runs.
+        dtype: Type to compute in, or None for the checkpoint's own.
+    """
+
+    registry: Registry
+    base: str
+    expected: str | None
+    adapters: Sequence[str]
+    batch_size: int
+    generation: Mapping[str, Any]
+    allow_base_mismatch: bool = False
+    device: str = "cpu"
+    dtype: str | None = None
+
+
+@contextlib.contextmanager
+def open_model(request: ModelRequest) -> Iterator[Model]:
+    """Open the base model and attach all adapters."""
+    from dovetail.loader import open_base
+
+    base = open_base(
+        request.base,
+        registry=request.registry,
+        device=request.device,
+        dtype=request.dtype,
+        expected=request.expected,
+        allow_base_mismatch=request.allow_base_mismatch,
+    )
+    with contextlib.closing(base):
+        for adapter in request.adapters:
+            base.attach(adapter, allow_base_mismatch=request.allow_base_mismatch)
+        yield _LoaderModel(base, request)
+
+
+class _LoaderModel:
+    def __init__(self, base: FrozenBase, request: ModelRequest) -> None:
+        self._base = base
+        self._batch_size = request.batch_size
+        self._options = dict(request.generation)
+        self._seed = int(self._options.pop("seed", 0))
+
+    @property
+    def fingerprint(self) -> str:
+        return self._base.fingerprint
+
+    def predict(self, prompts: Sequence[Prompt], *, offset: int) -> Iterable[Prediction]:
+        from dovetail.loader import Row
+
+        for generation in self._base.generate(
+            [Row(prompt.text, prompt.adapter) for prompt in prompts],
+            batch_size=self._batch_size,
+            seed=self._seed + offset,
+            **self._options,
+        ):
+            failed = generation.error is not None
+            yield Prediction(None if failed else generation.text, generation.error)
