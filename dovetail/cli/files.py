@@ -12,25 +12,26 @@ from dovetail.cli.output import print_json
 @click.command(
     "pull",
     epilog=help_end(
-        "dovetail pull dialogue-summary@production --to ./adapter",
+        "dovetail pull dialogue-summary@production ./adapter",
         "dovetail pull dialogue-summary/7          # into the cache",
         exits=(3, 4, 5, 8, 9),
     ),
 )
 @click.argument("reference", type=REFERENCE)
-@click.option(
-    "--to", type=click.Path(), help="Directory that does not exist yet; the cache if not given."
-)
+@click.argument("directory", type=click.Path(), required=False)
 @json_option
 @pass_connection
-def pull_command(connection: Connection, /, reference: str, to: str | None, as_json: bool) -> None:
-    """Write the files of version REFERENCE to a directory, and print it.
+def pull_command(
+    connection: Connection, /, reference: str, directory: str | None, as_json: bool
+) -> None:
+    """Write the files of version REFERENCE to DIRECTORY, and print where they are.
 
-    Every byte is hashed. PEFT reads the directory as it is.
+    DIRECTORY must not exist yet, or be empty; without one, the files are put into the cache. Every
+    byte is hashed. PEFT reads the directory as it is.
     """
     with connection.open() as registry:
         version = registry.resolve(reference)
-        path = registry.pull(version.reference, to)
+        path = registry.pull(version.reference, directory)
     if as_json:
         print_json({"path": path, "version": version})
     else:

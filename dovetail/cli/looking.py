@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,7 +21,9 @@ from dovetail.cli.output import (
 
 if TYPE_CHECKING:
     from dovetail.registry.records import AdapterVersion, Evaluation, Event
+    from dovetail.registry.store import Registry
 
+_METRIC = re.compile(r"metrics\.`?([A-Za-z][A-Za-z0-9_./-]*)")
 _VERSION_COLUMNS = ("version", "type", "parameters", "base model", "aliases", "created", "by")
 
 
@@ -126,10 +129,12 @@ def search_command(
     """
     with connection.open() as registry:
         page = registry.search(query, order_by=order_by, limit=limit, page_token=page_token)
-    if as_json:
-        print_json(page)
-        return
-    _print_versions(page.versions, as_json=False)
+        if as_json:
+            print_json(page)
+            return
+        metrics = dict.fromkeys(_METRIC.findall(" ".join([query, *order_by])))
+        scores = {metric: _newest(registry, page.versions, metric) for metric in metrics}
+    _print_versions(page.versions, as_json=False, scores=scores)
     if page.next_page_token:
         click.echo(f"there are more; add --page-token {page.next_page_token}", err=True)
 
@@ -180,10 +185,26 @@ def _happened(event: Event) -> str:
     return str(event.details.get("base_model_name") or event.details.get("dataset") or "")
 
 
-def _print_versions(versions: Sequence[AdapterVersion], *, as_json: bool) -> None:
+def _newest(registry: Registry, versions: Sequence[AdapterVersion], metric: str) -> list[str]:
+    """Return each version's newest score of a metric, as text."""
+    found = []
+    for version in versions:
+        evaluations = registry.evaluations(version.reference)
+        scores = (e.scores[metric] for e in evaluations if metric in e.scores)
+        found.append(next(map(score_text, scores), ""))
+    return found
+
+
+def _print_versions(
+    versions: Sequence[AdapterVersion],
+    *,
+    as_json: bool,
+    scores: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     if as_json:
         print_json(versions)
         return
+    added = scores or {}
     rows = [
         (
             f"{v.reference}{' (deleted)' if v.deleted_at else ''}",
@@ -193,10 +214,11 @@ def _print_versions(versions: Sequence[AdapterVersion], *, as_json: bool) -> Non
             ", ".join(v.aliases),
             moment(v.created_at),
             v.created_by,
+            *(column[index] for column in added.values()),
         )
-        for v in versions
+        for index, v in enumerate(versions)
     ]
-    print_table(_VERSION_COLUMNS, rows)
+    print_table((*_VERSION_COLUMNS, *added), rows)
 
 
 def _print_version(version: AdapterVersion) -> None:

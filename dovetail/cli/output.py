@@ -68,7 +68,9 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    if title:
+        click.echo(title)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
@@ -109,6 +111,44 @@ def score_text(score: Score) -> str:
     if score.ci_low is None or score.ci_high is None:
         return f"{score.value:.4f}"
     return f"{score.value:.4f} [{score.ci_low:.4f}, {score.ci_high:.4f}]"
+
+
+@contextmanager
+def row_progress(label: str) -> Iterator[Callable[[int, int | None, int], None]]:
+    """Show rows done, rows per second and the time left, on stderr."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        """Rows per second."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.completed / task.elapsed:,.1f} rows/s" if task.elapsed else "")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console(stderr=True)) as progress:
+        task = progress.add_task(label, total=None, note="")
+
+        def update(done: int, total: int | None, failed: int) -> None:
+            note = f"{failed:,} with errors" if failed else ""
+            progress.update(task, completed=done, total=total, note=note)
+
+        yield update
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from dovetail.registry.records import Evaluation, Score
 
 __all__ = ["METRICS", "DemoResult", "Line", "print_report"]
 
-METRICS = ("rouge1", "rougeL", "exact_match")
+METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+_COLUMN = 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +71,16 @@ def print_report(result: DemoResult, console: Console) -> None:
     """
     n = result.lines[0].evaluation.n
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
-    table.title = f"{result.name}, measured on {n} held-out dialogues"
-    for column in ("version", "what", "weights", "rougeL, 95 %", "exact", ""):
-        table.add_column(column, justify="right" if column in ("weights", "exact") else "left")
+    table.title = f"{result.name}: scores of {n} held-out dialogues, with 95 % intervals"
+    table.add_column("", justify="left")
     for line in result.lines:
-        weights = "" if line.parameters is None else f"{line.parameters:,}"
-        scores = line.evaluation.scores
-        exact = f"{scores['exact_match'].value:.2f}"
-        cells = (line.label, line.title, weights, _score_text(scores["rougeL"]), exact)
-        table.add_row(*map(Text, (*cells, line.outcome)))
+        table.add_column(Text(line.title), justify="left", max_width=_COLUMN)
+    table.add_row("version", *(line.label for line in result.lines))
+    table.add_row("weights", *(f"{line.parameters or 0:,}" for line in result.lines))
+    for metric in METRICS:
+        cells = (_score_text(line.evaluation.scores[metric]) for line in result.lines)
+        table.add_row(metric, *map(Text, cells))
+    table.add_row("outcome", *(line.outcome for line in result.lines))
     console.print(table)
     console.print(
         Text(f"{result.rows} new dialogues summarised in {result.summaries}"), soft_wrap=True
@@ -105,4 +107,4 @@ def _commands(result: DemoResult) -> Sequence[str]:
 def _score_text(score: Score) -> str:
     if score.ci_low is None or score.ci_high is None:
         return f"{score.value:.3f}"
-    return f"{score.value:.3f} {score.ci_low:.3f}-{score.ci_high:.3f}"
+    return f"{score.value:.3f}\n{score.ci_low:.3f}-{score.ci_high:.3f}"

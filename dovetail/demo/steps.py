@@ -119,16 +119,19 @@ class Walk:
     ) -> tuple[Line, ...]:
         """Measure the bare base and every version on the held-out dialogues."""
         tell = self._narrator
+        named = f"--dataset-name {DATASET}"
         tell.step(f"Measure them on {self._plan.rows} dialogues that nothing was trained on")
         tell.command(
-            f"dovetail evaluate --base {base.name} data/test.jsonl --reference-column summary "
-            f"--template '{TEMPLATE}' --max-new-tokens {GENERATION['max_new_tokens']}"
+            f"dovetail evaluate data/test.jsonl --reference-column summary {named} "
+            f"--base {base.name} --template '{TEMPLATE}' "
+            f"--max-new-tokens {GENERATION['max_new_tokens']}"
         )
         bare = self._evaluate(None, base=base.fingerprint, template=TEMPLATE)
         lines = [Line(label="", title="bare base", parameters=None, evaluation=bare)]
         for recipe, version in versions:
             tell.command(
-                f"dovetail evaluate {version.reference} data/test.jsonl --reference-column summary"
+                f"dovetail evaluate {version.reference} data/test.jsonl "
+                f"--reference-column summary {named}"
             )
             lines.append(
                 Line(

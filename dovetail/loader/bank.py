@@ -85,6 +85,9 @@ class Bank:
         )
         self._put(adapter)
         if not fits:
+            registry.note_base_mismatch(
+                version.reference, attached_to=self._checkpoint.manifest.fingerprint
+            )
             logger.warning(
                 "attached %s, which was trained on %s, to %s (%s), as asked for",
                 key,

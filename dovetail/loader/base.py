@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -228,6 +228,7 @@ class FrozenBase:
         max_new_tokens: int | None = None,
         do_sample: bool | None = None,
         seed: int | None = None,
+        on_done: Callable[[Generation], None] | None = None,
         **generation_options: Any,
     ) -> Iterator[Generation]:
         """Complete rows, any mixture of adapters, and yield results in input order.
@@ -242,6 +243,7 @@ class FrozenBase:
             max_new_tokens: Limit for rows that set none; else the version's default; else 64.
             do_sample: Draw tokens; off unless asked for here or by the version.
             seed: Makes sampling repeatable whatever the batch: row ``i`` draws with ``seed + i``.
+            on_done: Called for each row as soon as it is finished, in any order; for progress.
             generation_options: As for transformers' ``generate``; they go before the defaults of
                 the version, which go before those of the model.
 
@@ -265,6 +267,7 @@ class FrozenBase:
             find=self._bank.find,
             batch_size=batch_size,
             seed=seed,
+            on_done=on_done,
             options=options,
         ).run(rows)
 

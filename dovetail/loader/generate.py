@@ -57,6 +57,7 @@ class Generator:
         find: Gives the adapter and its route for a reference.
         batch_size: Rows in one forward pass, at most.
         seed: Makes sampling repeatable: row ``i`` draws with ``seed + i``, alone.
+        on_done: Called for each row as soon as it is finished, in any order.
         options: Generation options of the call.
     """
 
@@ -68,6 +69,7 @@ class Generator:
         find: Find,
         batch_size: int,
         seed: int | None,
+        on_done: Callable[[Generation], None] | None,
         options: Mapping[str, Any],
     ) -> None:
         self._model = model
@@ -75,6 +77,7 @@ class Generator:
         self._find = find
         self._batch_size = batch_size
         self._seed = seed
+        self._on_done = on_done
         self._options = options
 
     def run(self, rows: Iterable[Row]) -> Iterator[Generation]:
@@ -87,6 +90,12 @@ class Generator:
     def _run_window(self, window: list[tuple[int, Row]]) -> list[Generation]:
         lanes: dict[str | None, _Lane] = {}
         done: dict[int, Generation] = {}
+
+        def finish(generation: Generation) -> None:
+            done[generation.index] = generation
+            if self._on_done is not None:
+                self._on_done(generation)
+
         groups: dict[Any, list[_Job]] = defaultdict(list)
         for index, row in window:
             if row.adapter not in lanes:
@@ -95,7 +104,7 @@ class Generator:
             try:
                 job = self._prepare(index, row, lane)
             except InvalidRow as error:
-                done[index] = _failed(index, lane, error)
+                finish(_failed(index, lane, error))
             else:
                 groups[_group_key(job)].append(job)
         for group in groups.values():
@@ -105,7 +114,7 @@ class Generator:
             size = 1 if single else self._batch_size
             for start in range(0, len(group), size):
                 for generation in self._run_batch(group[start : start + size]):
-                    done[generation.index] = generation
+                    finish(generation)
         return [done[index] for index, _ in window]
 
     def _lane(self, reference: str | None) -> _Lane:

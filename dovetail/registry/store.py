@@ -16,7 +16,7 @@ from dovetail.registry import deletion, evaluations, promotion, publishing
 from dovetail.registry.comparison import Comparison, compare_versions
 from dovetail.registry.context import Context, Progress
 from dovetail.registry.database import Database
-from dovetail.registry.events import first_broken_link, read_events
+from dovetail.registry.events import append_event, first_broken_link, read_events
 from dovetail.registry.manifest import Manifest
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.objects import ObjectStore, open_object_store
@@ -321,6 +321,29 @@ class Registry:
         if to is None:
             return pull_to_cache(self._context.objects, version, self._context.cache_dir)
         return pull_to(self._context.objects, version, Path(to))
+
+    def note_base_mismatch(self, reference: str | Reference, *, attached_to: str) -> Event:
+        """Write into the history that a version was attached to weights it was not trained on.
+
+        The loader calls it when the caller allowed that by name.
+
+        Args:
+            reference: The version.
+            attached_to: Fingerprint of the weights.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
+        with self._context.database.writing() as connection:
+            version = find_version(connection, _parsed(reference))[1]
+            return append_event(
+                connection,
+                actor=self._context.actor,
+                action="base-mismatch",
+                name=version.name,
+                number=version.number,
+                details={"trained_on": version.base_model, "attached_to": attached_to},
+            )
 
     # Scores
 

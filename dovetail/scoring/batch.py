@@ -111,6 +111,15 @@ def score_with(
                 given: version["reference"] for given, version in recorded["references"].items()
             },
             base_model=recorded["base_model"],
+            base_mismatches=tuple(
+                sorted(
+                    {
+                        version["reference"]
+                        for version in recorded["references"].values()
+                        if version["base_model"] != recorded["base_model"]
+                    }
+                )
+            ),
             seconds=time.monotonic() - started,
             resumed_at=resumed_at,
         )
@@ -186,6 +195,7 @@ def _found(seen: Survey, versions: Mapping[str, AdapterVersion], base_model: str
             given: {
                 "reference": str(version.reference),
                 "payload_digest": version.payload_digest,
+                "base_model": version.base_model,
             }
             for given, version in versions.items()
         },

@@ -36,13 +36,16 @@ class Model(Protocol):
         """Identify the base model's weights."""
         ...
 
-    def predict(self, prompts: Sequence[Prompt], *, offset: int) -> Iterable[Prediction]:
+    def predict(
+        self, prompts: Sequence[Prompt], *, offset: int, tick: Callable[[Prediction], None]
+    ) -> Iterable[Prediction]:
         """Yield one prediction per prompt, in order.
 
         Args:
             prompts: What to complete.
             offset: Position in the whole job of the chunk that they come from; it makes sampling
                 differ between chunks and agree between runs.
+            tick: Called for each prediction as soon as it is made, in any order.
         """
         ...
 
@@ -62,15 +65,12 @@ def predict(
         offset: Position of the first row in the whole job.
         tick: Called for each row when it is done.
     """
-    results = []
-    made = iter(
-        model.predict([row.prompt for row in rows if row.prompt is not None], offset=offset)
-    )
-    for row in rows:
-        result = Prediction(None, row.error) if row.prompt is None else next(made)
-        results.append(result)
+    failed = [Prediction(None, row.error) for row in rows if row.prompt is None]
+    for result in failed:
         tick(result)
-    return results
+    prompts = [row.prompt for row in rows if row.prompt is not None]
+    given, made = iter(failed), iter(model.predict(prompts, offset=offset, tick=tick))
+    return [next(given if row.prompt is None else made) for row in rows]
 
 
 def run(

@@ -89,6 +89,7 @@ class ScoreReport:
         output: The file.
         references: What each given reference was resolved to, ``name/7``.
         base_model: Fingerprint of the weights it ran on.
+        base_mismatches: Versions that were trained on other weights, used because it was allowed.
         seconds: How long this run took.
         resumed_at: Rows that were there when this run took over, or None.
     """
@@ -98,6 +99,7 @@ class ScoreReport:
     output: Path
     references: Mapping[str, str]
     base_model: str
+    base_mismatches: tuple[str, ...]
     seconds: float
     resumed_at: int | None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from dovetail.scoring.engine import Model, Prediction
 from dovetail.scoring.prepare import Prompt
 
 if TYPE_CHECKING:
-    from dovetail.loader import FrozenBase
+    from dovetail.loader import FrozenBase, Generation
     from dovetail.registry.store import Registry
 
 __all__ = ["ModelRequest", "open_model"]
@@ -74,14 +74,21 @@ class _LoaderModel:
     def fingerprint(self) -> str:
         return self._base.fingerprint
 
-    def predict(self, prompts: Sequence[Prompt], *, offset: int) -> Iterable[Prediction]:
+    def predict(
+        self, prompts: Sequence[Prompt], *, offset: int, tick: Callable[[Prediction], None]
+    ) -> Iterable[Prediction]:
         from dovetail.loader import Row
 
         for generation in self._base.generate(
             [Row(prompt.text, prompt.adapter) for prompt in prompts],
             batch_size=self._batch_size,
             seed=self._seed + offset,
+            on_done=lambda generation: tick(_prediction(generation)),
             **self._options,
         ):
-            failed = generation.error is not None
-            yield Prediction(None if failed else generation.text, generation.error)
+            yield _prediction(generation)
+
+
+def _prediction(generation: Generation) -> Prediction:
+    failed = generation.error is not None
+    return Prediction(None if failed else generation.text, generation.error)

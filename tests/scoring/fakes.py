@@ -137,7 +137,7 @@ class FakeModel:
     seen: int = 0
     requests: list[Any] = field(default_factory=list)
 
-    def predict(self, prompts, *, offset):  # noqa: ARG002 - part of the protocol
+    def predict(self, prompts, *, offset, tick):  # noqa: ARG002 - part of the protocol
         """Reverse each prompt; prompts that say so fail."""
         for prompt in prompts:
             sys.audit("fakes.predict", ".partial")
@@ -145,9 +145,11 @@ class FakeModel:
                 raise StoppedError
             self.seen += 1
             if "too long" in prompt.text:
-                yield Prediction(None, "the prompt is too long")
+                made = Prediction(None, "the prompt is too long")
             else:
-                yield Prediction(f"{prompt.adapter}|{prompt.text[::-1]}")
+                made = Prediction(f"{prompt.adapter}|{prompt.text[::-1]}")
+            tick(made)
+            yield made
 
     @contextlib.contextmanager
     def open(self, request):

@@ -226,7 +226,7 @@ def test_progress_is_told_row_by_row(tmp_path, registry, fakes, write_rows):
         progress=lambda *numbers: told.append(numbers),
         opener=fakes.FakeModel().open,
     )
-    assert told == [(1, 3, 0), (2, 3, 1), (3, 3, 1)]
+    assert told == [(1, 3, 1), (2, 3, 1), (3, 3, 1)]
 
 
 @pytest.mark.parametrize("input_suffix", ["jsonl", "csv", "parquet"])

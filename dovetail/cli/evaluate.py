@@ -1,0 +1,86 @@
+"""``dovetail evaluate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dovetail.cli.connection import Connection, pass_connection
+from dovetail.cli.model_options import model_options, needs_loader
+from dovetail.cli.options import REFERENCE, help_end, json_option, json_values
+from dovetail.cli.output import print_json, print_table, row_progress, score_text, short
+from dovetail.cli.score import split_arguments
+
+
+@click.command(
+    "evaluate",
+    epilog=help_end(
+        "dovetail evaluate dialogue-summary/7 test.jsonl --reference-column summary",
+        "dovetail evaluate test.jsonl --reference-column summary --base flan-small \\",
+        "    --template 'Summarise: {dialogue}'      # the bare base model",
+        exits=(3, 5, 6, 8, 9),
+    ),
+)
+@click.argument("arguments", nargs=-1, required=True, type=REFERENCE, metavar="[REFERENCE] DATA")
+@click.option(
+    "--reference-column", required=True, metavar="COLUMN", help="Column with the right answers."
+)
+@click.option(
+    "--predictions-column",
+    metavar="COLUMN",
+    help="Column with predictions that exist already; no model is run.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="rouge1, rouge2, rougeL, rougeLsum, bleu, chrf, exact_match or accuracy; "
+    "what suits the task if none is given.",
+)
+@click.option("--dataset-name", help="What to call the dataset; the file's name if not given.")
+@model_options
+@json_option
+@pass_connection
+def evaluate_command(
+    connection: Connection, /, arguments: tuple[str, ...], as_json: bool, **options: Any
+) -> None:
+    """Measure the version REFERENCE on DATA and record the scores.
+
+    Without REFERENCE, the bare base model is measured. Every score comes with a 95 % bootstrap
+    interval, and the scores of each example are kept, so that gates can compare versions pairwise.
+    """
+    if options["predictions_column"] is None:
+        needs_loader("evaluate")
+    from dovetail.scoring import evaluate
+
+    reference, data = split_arguments(arguments, file="DATA")
+    with connection.open() as registry, row_progress("measuring") as progress:
+        found = evaluate(
+            reference,
+            data,
+            registry=registry,
+            reference_column=options["reference_column"],
+            base=options["base"],
+            template=options["template"],
+            text_column=options["text_column"],
+            predictions_column=options["predictions_column"],
+            metrics=options["metrics"] or None,
+            dataset_name=options["dataset_name"],
+            limit=options["limit"],
+            batch_size=options["batch_size"],
+            max_new_tokens=options["max_new_tokens"],
+            generation=json_values(options["generation"], option="--generation"),
+            device=options["device"],
+            dtype=options["dtype"],
+            progress=progress,
+        )
+    if as_json:
+        print_json(found)
+        return
+    what = f"{found.name}/{found.number}" if found.name else "the bare base model"
+    print_table(
+        ("metric", "value [95 % interval]"),
+        [(score.metric, score_text(score)) for score in found.scores.values()],
+        title=f"{what} on {found.dataset_name} ({short(found.dataset_digest)}), n={found.n}",
+    )

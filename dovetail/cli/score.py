@@ -1,0 +1,106 @@
+"""``dovetail score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dovetail.cli.connection import Connection, pass_connection
+from dovetail.cli.exits import SOME_ROWS_FAILED
+from dovetail.cli.model_options import model_options, needs_loader
+from dovetail.cli.options import REFERENCE, help_end, json_option, json_values
+from dovetail.cli.output import print_json, row_progress, say, short
+
+
+@click.command(
+    "score",
+    epilog=help_end(
+        "dovetail score dialogue-summary@production in.jsonl --output out.jsonl",
+        "dovetail score in.parquet --adapter-column adapter --output out.parquet --resume",
+        exits=(3, 4, 5, 6, 8, 9, SOME_ROWS_FAILED),
+    ),
+)
+@click.argument("arguments", nargs=-1, required=True, type=REFERENCE, metavar="[REFERENCE] INPUT")
+@click.option("--output", "-o", required=True, type=click.Path(), help="File to write.")
+@click.option("--adapter-column", metavar="COLUMN", help="Column that names each row's adapter.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Input column to write; all if none.")
+@click.option("--prefix", default="", help="Put before the names of the added columns.")
+@click.option("--input-format", type=click.Choice(["jsonl", "csv", "parquet"]))
+@click.option("--output-format", type=click.Choice(["jsonl", "csv", "parquet"]))
+@click.option("--resume", is_flag=True, help="Go on where a job that was stopped left off.")
+@click.option("--overwrite", is_flag=True, help="Replace a file or partial result that is there.")
+@click.option(
+    "--allow-base-mismatch",
+    is_flag=True,
+    help="Use adapters on weights they were not trained on; the history and the report say so.",
+)
+@model_options
+@json_option
+@pass_connection
+def score_command(
+    connection: Connection, /, arguments: tuple[str, ...], as_json: bool, **options: Any
+) -> int:
+    """Score the rows of INPUT with the version REFERENCE, or with the adapter each row names.
+
+    INPUT is JSONL, CSV or Parquet, and so is the output: the input's columns, and the prediction,
+    the adapter as resolved, its payload's digest, the base model's fingerprint, and the error of a
+    row that could not be scored. Such a row does not stop the job. Aliases are resolved once, at
+    the start. The output gets its name when it is whole; --resume goes on after an interruption.
+    Without REFERENCE and --adapter-column, the bare base model is used.
+    """
+    needs_loader("score")
+    from dovetail.scoring import ScoreJob, score
+
+    reference, data = split_arguments(arguments, file="INPUT")
+    job = ScoreJob(
+        input=Path(data),
+        output=Path(options["output"]),
+        reference=reference,
+        adapter_column=options["adapter_column"],
+        template=options["template"],
+        text_column=options["text_column"],
+        base=options["base"],
+        input_format=options["input_format"],
+        output_format=options["output_format"],
+        keep_columns=options["keep"] or None,
+        prefix=options["prefix"],
+        batch_size=options["batch_size"],
+        max_new_tokens=options["max_new_tokens"],
+        generation=json_values(options["generation"], option="--generation"),
+        resume=options["resume"],
+        overwrite=options["overwrite"],
+        limit=options["limit"],
+        allow_base_mismatch=options["allow_base_mismatch"],
+        device=options["device"],
+        dtype=options["dtype"],
+    )
+    with connection.open() as registry, row_progress("scoring") as progress:
+        report = score(job, registry=registry, progress=progress)
+    if as_json:
+        print_json(report)
+    else:
+        if report.resumed_at is not None:
+            say(f"went on after {report.resumed_at:,} rows")
+        for given, resolved in report.references.items():
+            say(f"{given} is {resolved}")
+        for mismatched in report.base_mismatches:
+            say(f"warning: {mismatched} was trained on another base model, used as you asked")
+        click.echo(
+            f"{report.rows:,} rows in {report.output}, {report.failed:,} with errors, "
+            f"base {short(report.base_model)}, {report.seconds:.1f} s"
+        )
+    return SOME_ROWS_FAILED if report.failed else 0
+
+
+def split_arguments(arguments: tuple[str, ...], *, file: str) -> tuple[str | None, str]:
+    """Tell ``[REFERENCE] FILE`` apart.
+
+    Raises:
+        click.UsageError: There are more than two.
+    """
+    if len(arguments) > 2:  # noqa: PLR2004 (a reference and a file)
+        raise click.UsageError(f"give a reference and {file}, not {len(arguments)} arguments")
+    *reference, data = arguments
+    return (reference[0] if reference else None), data
