@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO_DIR ?= build/demo
+DEMO_DIR ?= dovetail-demo
 
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -45,4 +45,4 @@ wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m build --no-isolation --wheel
 
 clean:  ## Remove what was built
-	rm -rf build dist $(VENV)
+	rm -rf build dist dovetail-demo $(VENV)

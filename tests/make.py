@@ -30,7 +30,9 @@ def base(directory, *, seed=0, width=WIDTH, vocabulary=VOCABULARY, layers=LAYERS
     return made
 
 
-def lora(directory, *, seed=0, rank=2, width=WIDTH, layers=LAYERS, kind="gpt2", head=None, **config):
+def lora(
+    directory, *, seed=0, rank=2, width=WIDTH, layers=LAYERS, kind="gpt2", head=None, **config
+):
     """Write a LoRA; ``head`` adds one on the output layer with that many tokens."""
     random = np.random.default_rng(seed)
     sizes = {_TARGETS[kind].format(layer): _OUTPUTS[kind] * width for layer in range(layers)}
@@ -97,7 +99,10 @@ def _gpt2(width, vocabulary, layers):
 
 
 def _llama(width, vocabulary, layers):
-    shapes = {"model.embed_tokens.weight": (vocabulary, width), "lm_head.weight": (vocabulary, width)}
+    shapes = {
+        "model.embed_tokens.weight": (vocabulary, width),
+        "lm_head.weight": (vocabulary, width),
+    }
     for layer in range(layers):
         for part in "qkvo":
             shapes[f"model.layers.{layer}.self_attn.{part}_proj.weight"] = (width, width)

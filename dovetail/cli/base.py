@@ -35,7 +35,10 @@ def base_directory(registry: Registry, wanted: str) -> str:
 
 @click.group("base")
 def base_command() -> None:
-    """Add, list and check base models, the frozen weights that adapters are trained on."""
+    """Add, list and check base models.
+
+    A base model is the frozen weights that adapters are trained on.
+    """
 
 
 @base_command.command(

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 @json_option
 @pass_connection
 def compare_command(connection: Connection, /, first: str, second: str, as_json: bool) -> None:
-    """Compare the versions FIRST and SECOND: scores, hyperparameters, config.
+    """Compare two versions side by side.
 
-    Scores are compared only where both were measured on the same dataset in the same way, with
-    the 95 % interval of the paired difference; an interval without zero is a real difference.
+    That is scores, hyperparameters and config of the versions FIRST and SECOND. Scores are compared
+    only where both were measured on the same dataset in the same way, with the 95 % interval of the
+    paired difference; an interval without zero is a real difference.
     """
     with connection.open() as registry:
         found = registry.compare(first, second)

@@ -13,7 +13,10 @@ from dovetail.cli.options import help_end
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> None:
-    """Print the script that makes SHELL complete commands, names and references."""
+    """Print the script that completes commands.
+
+    It makes SHELL complete commands, options, names and references.
+    """
     from click.shell_completion import get_completion_class
 
     from dovetail.cli.app import app

@@ -11,7 +11,7 @@ from dovetail.cli.output import print_json
 
 @click.group("db")
 def db_command() -> None:
-    """Look after the registry's database: its schema version."""
+    """Look after the registry's database."""
 
 
 @db_command.command("current", epilog=help_end("dovetail db current", exits=(5, 9)))
@@ -44,8 +44,15 @@ def upgrade(connection: Connection) -> None:
 
 
 @db_command.command("check", epilog=help_end("dovetail db check", exits=(5, 9)))
+@json_option
 @pass_connection
-def check(connection: Connection) -> None:
+def check(connection: Connection, /, as_json: bool) -> None:
     """Check that the database has the schema that this program works with."""
-    with connection.open() as registry:
-        click.echo(f"{registry.settings.database_url} is as it should be")
+    from dovetail.registry.schema import SCHEMA_REVISION
+
+    with connection.open(), connection.database() as database:
+        url = database.shown_url
+    if as_json:
+        print_json({"url": url, "schema": SCHEMA_REVISION})
+    else:
+        click.echo(f"{url} is as it should be")

@@ -19,11 +19,11 @@ from dovetail.cli.output import print_json
 )
 @json_option
 def demo_command(directory: str, as_json: bool) -> None:
-    """Run the whole main job on a small model that comes with the package.
+    """Run the whole main job on a small model.
 
-    Trains a soft prompt and a LoRA adapter, registers, measures and promotes them, sees a bad one
-    refused, and scores new rows. Needs no network, takes about a minute, and keeps its registry in
-    the directory.
+    The model comes with the package. Trains a soft prompt and a LoRA adapter, registers, measures
+    and promotes them, sees a bad one refused, and scores new rows. Needs no network, takes about a
+    minute, and keeps its registry in the directory.
     """
     needs_loader("demo")
     import os

@@ -45,10 +45,11 @@ from dovetail.cli.score import split_arguments
 def evaluate_command(
     connection: Connection, /, arguments: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
-    """Measure the version REFERENCE on DATA and record the scores.
+    """Measure a version on a dataset.
 
-    Without REFERENCE, the bare base model is measured. Every score comes with a 95 % bootstrap
-    interval, and the scores of each example are kept, so that gates can compare versions pairwise.
+    The scores of the version REFERENCE on the rows of DATA go into the registry. Without REFERENCE,
+    the bare base model is measured. Every score comes with a 95 % bootstrap interval, and the
+    scores of each example are kept, so that gates can compare versions pairwise.
     """
     if options["predictions_column"] is None:
         needs_loader("evaluate")

@@ -24,10 +24,11 @@ from dovetail.cli.output import print_json
 def pull_command(
     connection: Connection, /, reference: str, directory: str | None, as_json: bool
 ) -> None:
-    """Write the files of version REFERENCE to DIRECTORY, and print where they are.
+    """Write a version's files to a directory.
 
-    DIRECTORY must not exist yet, or be empty; without one, the files are put into the cache. Every
-    byte is hashed. PEFT reads the directory as it is.
+    Prints where the files of the version REFERENCE are. DIRECTORY must not exist yet, or be empty;
+    without one, the files are put into the cache. Every byte is hashed. PEFT reads the directory as
+    it is.
     """
     with connection.open() as registry:
         version = registry.resolve(reference)
@@ -49,9 +50,10 @@ def pull_command(
 def delete_command(
     connection: Connection, /, reference: str, reason: str | None, as_json: bool
 ) -> None:
-    """Hide version REFERENCE. Its number stays taken, and 'restore' brings it back.
+    """Hide a version; it can be restored.
 
-    A version that an alias points to is not deleted.
+    The version REFERENCE is found no more, its number stays taken, and 'restore' brings it back. A
+    version that an alias points to is not deleted.
     """
     with connection.open() as registry:
         version = registry.delete(reference, reason=reason)
@@ -69,7 +71,7 @@ def delete_command(
 def restore_command(
     connection: Connection, /, reference: str, reason: str | None, as_json: bool
 ) -> None:
-    """Bring the deleted version REFERENCE back."""
+    """Bring a deleted version back."""
     with connection.open() as registry:
         version = registry.restore(reference, reason=reason)
     if as_json:

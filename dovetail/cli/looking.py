@@ -35,7 +35,10 @@ _VERSION_COLUMNS = ("version", "type", "parameters", "base model", "aliases", "c
 @json_option
 @pass_connection
 def list_command(connection: Connection, /, name: str | None, deleted: bool, as_json: bool) -> None:
-    """List all adapters, or the versions of adapter NAME."""
+    """List adapters, or the versions of one.
+
+    With NAME, its versions are listed from the newest to the oldest.
+    """
     with connection.open() as registry:
         if name is not None:
             _print_versions(registry.versions(name, deleted=deleted), as_json=as_json)
@@ -69,7 +72,10 @@ def list_command(connection: Connection, /, name: str | None, deleted: bool, as_
 @json_option
 @pass_connection
 def show_command(connection: Connection, /, what: str, as_json: bool) -> None:
-    """Show the adapter or version WHAT: NAME, NAME@ALIAS or NAME/NUMBER."""
+    """Show an adapter or a version.
+
+    WHAT is NAME, NAME@ALIAS or NAME/NUMBER.
+    """
     with connection.open() as registry:
         if "@" not in what and "/" not in what:
             adapter = registry.adapter(what)
@@ -121,11 +127,12 @@ def search_command(
     page_token: str | None,
     as_json: bool,
 ) -> None:
-    """Find versions by QUERY, such as "metrics.rougeL > 0.4".
+    """Find versions by scores, parameters and tags.
 
-    Fields: name, number, task, peft_type, base_model, alias, created_by, created_at, source_run,
-    payload, metrics.NAME, params.NAME, tags.NAME. Operators: = != < <= > >= LIKE ILIKE IN
-    IS NULL, AND, OR, NOT and brackets.
+    QUERY is a filter such as "metrics.rougeL > 0.4"; without one, every version is found. Fields:
+    name, number, task, peft_type, base_model, alias, created_by, created_at, source_run, payload,
+    metrics.NAME, params.NAME, tags.NAME. Operators: = != < <= > >= LIKE ILIKE IN IS NULL, AND, OR,
+    NOT and brackets.
     """
     with connection.open() as registry:
         page = registry.search(query, order_by=order_by, limit=limit, page_token=page_token)
@@ -152,7 +159,10 @@ def search_command(
 def history_command(
     connection: Connection, /, name: str | None, verify: bool, as_json: bool
 ) -> None:
-    """Show what happened to adapter NAME, or to all."""
+    """Show what happened, by whom and why.
+
+    With NAME, only what happened to this adapter.
+    """
     from dovetail.errors import DigestMismatch
 
     with connection.open() as registry:
@@ -174,6 +184,8 @@ def history_command(
 
 
 def _happened(event: Event) -> str:
+    if event.action == "promotion-refused":
+        return f"{event.name}@{event.alias}: {event.number} refused"
     if event.alias and event.number:
         before = f" (was {event.previous})" if event.previous else ""
         return f"{event.name}@{event.alias} → {event.number}{before}"
@@ -253,4 +265,5 @@ def _print_evaluations(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _pairs(values: object) -> str:
-    return ", ".join(f"{key}={value}" for key, value in dict(values).items())  # type: ignore[call-overload]
+    return ", ".join(f"{key}={value}" for key, value in dict(values).items())  # type:
+    ignore[call - overload]

@@ -54,6 +54,7 @@ class ReferenceType(click.ParamType[str]):
         known = [
             reference
             for adapter in _adapters(ctx)
+            if adapter.latest is not None
             for reference in (
                 *(f"{adapter.name}@{alias}" for alias in adapter.aliases),
                 f"{adapter.name}@latest",

@@ -41,11 +41,12 @@ def promote_command(
     reason: str | None,
     as_json: bool,
 ) -> None:
-    """Point ALIAS to the version REFERENCE, if it meets every requirement.
+    """Move an alias to a version, through its gate.
 
-    Requirements stored for the alias (see 'dovetail require') are checked too. '>= ALIAS' holds
-    unless the version is measurably worse than that alias's version, '> ALIAS' only if it is
-    measurably better: both by a paired bootstrap over the same examples.
+    ALIAS points to the version REFERENCE afterwards, if that meets every requirement. Requirements
+    stored for the alias (see 'dovetail require') are checked too. '>= ALIAS' holds unless the
+    version is measurably worse than that alias's version, '> ALIAS' only if it is measurably
+    better: both by a paired bootstrap over the same examples.
     """
     with connection.open() as registry:
         promotion = registry.promote(
@@ -81,9 +82,10 @@ def promote_command(
 def rollback_command(
     connection: Connection, /, name: str, alias: str, reason: str | None, as_json: bool
 ) -> None:
-    """Move ALIAS of adapter NAME back to where it was before its last promotion.
+    """Move an alias back to where it was.
 
-    A second rollback goes back by one more.
+    ALIAS of adapter NAME points to what it did before its last promotion. A second rollback goes
+    back by one more.
     """
     with connection.open() as registry:
         moved = registry.rollback(name, alias, reason=reason)
@@ -119,7 +121,11 @@ def require_command(
     reason: str | None,
     as_json: bool,
 ) -> None:
-    """Set what every version promoted to ALIAS of adapter NAME must meet, or show it."""
+    """Set or show what an alias requires.
+
+    Every version that is promoted to ALIAS of adapter NAME must meet the REQUIREMENTS; they replace
+    those that are stored.
+    """
     if clear and requirements:
         raise click.UsageError("give requirements or --clear, not both")
     with connection.open() as registry:

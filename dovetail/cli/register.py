@@ -60,10 +60,11 @@ from dovetail.cli.output import byte_progress, print_json, say, short
 def register_command(
     connection: Connection, /, name: str, directory: str, base: str, as_json: bool, **options: Any
 ) -> None:
-    """Add a version of adapter NAME from the DIRECTORY that PEFT saved.
+    """Add a version from an adapter directory.
 
-    The files are checked, hashed and copied; nothing in them is executed. The same files for the
-    same base model give the version that exists.
+    DIRECTORY is what PEFT saved, and becomes a version of adapter NAME. The files are checked,
+    hashed and copied; nothing in them is executed. The same files for the same base model give the
+    version that exists.
     """
     from dovetail.cli.base import base_directory
 

@@ -42,8 +42,9 @@ from dovetail.cli.output import print_json, row_progress, say, short
 def score_command(
     connection: Connection, /, arguments: tuple[str, ...], as_json: bool, **options: Any
 ) -> int:
-    """Score the rows of INPUT with the version REFERENCE, or with the adapter each row names.
+    """Score a file of rows with one or many adapters.
 
+    The rows of INPUT are scored with the version REFERENCE, or with the adapter each row names.
     INPUT is JSONL, CSV or Parquet, and so is the output: the input's columns, and the prediction,
     the adapter as resolved, its payload's digest, the base model's fingerprint, and the error of a
     row that could not be scored. Such a row does not stop the job. Aliases are resolved once, at

@@ -70,8 +70,8 @@ def print_report(result: DemoResult, console: Console) -> None:
         console: Where it goes; a console on standard output.
     """
     n = result.lines[0].evaluation.n
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
-    table.title = f"{result.name}: scores of {n} held-out dialogues, with 95 % intervals"
+    console.print(Text(f"{result.name}: {n} held-out dialogues, with 95 % intervals", "bold"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="left")
     for line in result.lines:
         table.add_column(Text(line.title), justify="left", max_width=_COLUMN)

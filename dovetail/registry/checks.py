@@ -14,6 +14,8 @@ _TASK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MAX_TASK_LENGTH = 64
 _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,127}")
 _MAX_TEXT_BYTES = 1 << 20
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # written as JSON, its backslash not escaped
+_SHOWN = 40
 
 
 def check_task(task: str | None) -> str | None:
@@ -29,7 +31,7 @@ def check_task(task: str | None) -> str | None:
     if task is None or (len(task) <= _MAX_TASK_LENGTH and _TASK.fullmatch(task)):
         return task
     raise InvalidInput(
-        f"task {task!r} is not a pipeline tag; write one such as 'summarization' or "
+        f"task {task[:_SHOWN]!r} is not a pipeline tag; write one such as 'summarization' or "
         "'text-classification'",
         value=task,
     )
@@ -39,7 +41,7 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     """Return the tags if keys and values are text.
 
     Raises:
-        InvalidInput: A key or value is something else, or a key is empty.
+        InvalidInput: A key or value is something else, a key is empty, or `check_text` refuses one.
     """
     for key, value in (tags or {}).items():
         if not _is_text(key) or not key or not _is_text(value):
@@ -47,6 +49,8 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
                 f"tag {key!r}={value!r} is not allowed: keys and values are text, keys not empty",
                 value=key,
             )
+        check_text(key, what=f"the name of tag {key[:_SHOWN]!a}")
+        check_text(value, what=f"tag {key[:_SHOWN]!a}")
     return dict(tags or {})
 
 
@@ -57,14 +61,17 @@ def check_json(value: Mapping[str, Any] | None, *, what: str) -> dict[str, Any]:
         InvalidInput: It cannot; the message says why.
     """
     try:
-        size = len(canonical_json(dict(value or {})))
+        text = canonical_json(dict(value or {}))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(
             f"{what} cannot be kept as JSON: {error}; use text, finite numbers, true, false, "
             "null, lists and objects",
         ) from error
+    size = len(text)
     if size > _MAX_TEXT_BYTES:
         raise InvalidInput(f"{what} has {size:,} bytes of JSON; the limit is {_MAX_TEXT_BYTES:,}")
+    if _NUL.search(text):
+        raise InvalidInput(f"{what} has a NUL character, which databases cannot keep; remove it")
     return dict(value or {})
 
 
@@ -93,15 +100,23 @@ def check_scores(scores: Mapping[str, float] | None) -> dict[str, float]:
 
 
 def check_text(text: str | None, *, what: str) -> str | None:
-    """Return free text unless it is too long or holds a NUL, which databases cannot keep.
+    """Return free text unless it is too long or holds what databases cannot keep.
 
     Raises:
-        InvalidInput: It does.
+        InvalidInput: It does: a NUL character, or bytes that were no UTF-8.
     """
     if text is None:
         return None
-    if "\0" in text or len(text.encode("utf-8", "surrogatepass")) > _MAX_TEXT_BYTES:
-        raise InvalidInput(f"{what} is over {_MAX_TEXT_BYTES:,} bytes or has a NUL character")
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{what} is not UTF-8 text (character {error.start}); write it in UTF-8", value=text
+        ) from error
+    if "\0" in text or size > _MAX_TEXT_BYTES:
+        raise InvalidInput(
+            f"{what} is over {_MAX_TEXT_BYTES:,} bytes or has a NUL character", value=text
+        )
     return text
 
 

@@ -6,13 +6,14 @@ middle: the second waits. Every error of the driver becomes a `StorageError`.
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -22,6 +23,7 @@ from dovetail.registry.schema import SCHEMA_REVISION
 
 _BUSY_TIMEOUT_S = 60
 _WRITE = "dovetail_write"
+_DECODER: Any = json.JSONDecoder()
 
 
 class Database:
@@ -65,7 +67,8 @@ class Database:
 
     def upgrade(self) -> tuple[str | None, str | None]:
         """Bring the schema to the newest version; return the revisions before and after."""
-        before = self.revision()
+        is_new = self._file is not None and not self._file.exists()
+        before = None if is_new else self.revision()
         if before is None:
             self._create()
         else:
@@ -125,7 +128,7 @@ class Database:
             logged = self._file.with_name(f"{self._file.name}-wal").exists()
             mode = "mode=ro" if logged else "mode=ro&immutable=1"
             url = URL.create("sqlite", database=f"{self._file.as_uri()}?{mode}&uri=true")
-        engine = create_engine(url, connect_args=arguments)
+        engine = create_engine(url, connect_args=arguments, json_deserializer=_read_json)
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
         return engine
@@ -153,9 +156,10 @@ class Database:
     def _errors(self, verb: str) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
             raise StorageError(
-                f"cannot {verb} the registry at {self.shown_url}: {error.orig}; check that it is "
+                f"cannot {verb} the registry at {self.shown_url}: {cause}; check that it is "
                 "there, that you may write to it, and that the disk is not full",
                 url=self.shown_url,
             ) from error
@@ -191,6 +195,15 @@ def _is_read_only(file: Path) -> bool:
     return file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
 
 
+def _read_json(text: str) -> Any:
+    """Read JSON as `json.loads` does, without its looking for space around the document."""
+    try:
+        value, end = _DECODER.scan_once(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else json.loads(text)
+
+
 def _on_connect(connection: Any, _record: object) -> None:
     # The driver's own way of opening transactions is late and never immediate.
     connection.isolation_level = None
@@ -214,10 +227,20 @@ def _use_write_ahead_log(connection: Connection) -> None:
     import tenacity
 
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(sqlalchemy.exc.OperationalError),
+        retry=tenacity.retry_if_exception(_is_locked),
         stop=tenacity.stop_after_delay(_BUSY_TIMEOUT_S),
         wait=tenacity.wait_random(0.01, 0.1),
         reraise=True,
     )
+    # The driver's own connection, because SQLAlchemy's would open a transaction first; so its
+    # errors are the driver's own, too.
     driver: Any = connection.connection.driver_connection
     retrying(driver.execute, "PRAGMA journal_mode = WAL")
+
+
+def _is_locked(error: BaseException) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what extended codes add
+    return isinstance(error, sqlite3.OperationalError) and code in {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    }

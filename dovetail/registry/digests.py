@@ -17,6 +17,14 @@ def digest_file(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
 
+def digest_stream(stream: BinaryIO) -> str:
+    """Hash what is left of a stream."""
+    state = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        state.update(chunk)
+    return f"sha256:{state.hexdigest()}"
+
+
 def copy_hashed(source: BinaryIO, target: BinaryIO) -> str:
     """Copy a stream and hash the bytes as they pass."""
     state = hashlib.sha256()

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from dovetail.registry.checks import check_text
 from dovetail.registry.jsontext import digest_json
 from dovetail.registry.records import Event
 from dovetail.registry.schema import EventRow
@@ -44,7 +45,7 @@ def append_event(
         "number": number,
         "alias": alias,
         "previous": previous,
-        "reason": reason,
+        "reason": check_text(reason, what="the reason"),
         "details": dict(details or {}),
         "previous_hash": last.hash if last else GENESIS,
     }

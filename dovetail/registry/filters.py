@@ -19,7 +19,9 @@ field                     meaning
 ========================  ====================================================================
 
 Operators: ``= != < <= > >=``, ``[NOT] LIKE``, ``[NOT] ILIKE``, ``[NOT] IN (…)``, ``IS [NOT] NULL``,
-joined by ``AND``, ``OR``, ``NOT`` and brackets. A name with other characters than letters, digits,
+joined by ``AND``, ``OR``, ``NOT`` and brackets. Values are numbers, text in quotes, ``true`` and
+``false``. ``LIKE`` minds upper and lower case, ``ILIKE`` does not. A comparison with what a version
+does not have does not hold, so its ``NOT`` does. A name with other characters than letters, digits,
 ``_ . - /`` stands in backticks: ``tags.`my tag` ``.
 """
 
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from lark import Lark
 
 MAX_FILTER_LENGTH = 10_000
+MAX_COMPARISONS = 500
+MAX_DEPTH = 50
+_MAX_INT_DIGITS = 18
 
 _GRAMMAR = r"""
     start: or_
@@ -48,9 +53,10 @@ _GRAMMAR = r"""
         | field [NOT] "IN"i "(" value ("," value)* ")" -> in_
         | field "IS"i [NOT] "NULL"i -> is_null
     field: WORD ["." (WORD | QUOTED)]
-    ?value: NUMBER | STRING
+    ?value: NUMBER | STRING | BOOLEAN
     NOT.3: /NOT\b/i
     PATTERN.3: /I?LIKE\b/i
+    BOOLEAN.3: /(true|false)\b/i
     OP: "<=" | ">=" | "!=" | "=" | "<" | ">"
     WORD: /[A-Za-z_][A-Za-z0-9_\/-]*(\.[A-Za-z0-9_\/-]+)*/
     QUOTED: /`[^`]+`/
@@ -115,7 +121,7 @@ def parse_filter(text: str) -> Filter | None:
             f"the filter has {len(text):,} characters; the limit is {MAX_FILTER_LENGTH:,}"
         )
     try:
-        return _builder().transform(_parser().parse(text))  # type: ignore[no-any-return]
+        found: Filter = _builder().transform(_parser().parse(text))
     except UnexpectedInput as error:
         raise InvalidQuery(
             f"filter {text!r} cannot be understood at character {error.column}; write "
@@ -125,6 +131,31 @@ def parse_filter(text: str) -> Filter | None:
         ) from error
     except (VisitError, RecursionError) as error:
         raise InvalidQuery(f"filter {text!r} is nested too deeply", value=text) from error
+    _check_size(found, text)
+    return found
+
+
+def _check_size(part: Filter, text: str) -> None:
+    """Refuse what SQL databases would refuse, or answer slowly."""
+    comparisons, rest = 0, [(part, 1)]
+    while rest:
+        inner, depth = rest.pop()
+        if depth > MAX_DEPTH:
+            raise InvalidQuery(
+                f"filter {text!r} is nested more than {MAX_DEPTH} levels deep", value=text
+            )
+        if isinstance(inner, Both):
+            rest += [(item, depth + 1) for item in inner.parts]
+        elif isinstance(inner, Not):
+            rest.append((inner.part, depth + 1))
+        else:
+            comparisons += 1
+    if comparisons > MAX_COMPARISONS:
+        raise InvalidQuery(
+            f"the filter has {comparisons:,} comparisons; the limit is {MAX_COMPARISONS}; "
+            "write 'FIELD IN (…)' for many values of one field",
+            value=text,
+        )
 
 
 @cache
@@ -143,6 +174,7 @@ def _builder() -> Any:
         """Turns the parse tree into filter objects; the method names are the grammar's rules."""
 
         NUMBER = staticmethod(_number)
+        BOOLEAN = staticmethod(lambda token: token.lower() == "true")
         STRING = staticmethod(lambda token: token[1:-1].replace(token[0] * 2, token[0]))
 
         def start(self, part: Filter) -> Filter:
@@ -182,4 +214,5 @@ def make_field(word: str, key: str | None = None) -> Field:
 
 
 def _number(text: str) -> int | float:
-    return int(text) if text.lstrip("+-").isdigit() else float(text)
+    digits = text.lstrip("+-")
+    return int(text) if digits.isdigit() and len(digits) <= _MAX_INT_DIGITS else float(text)

@@ -70,6 +70,10 @@ def _entries(root: Path) -> Iterable[os.DirEntry[str]]:
         _refuse(f"{str(root)!a} is a file; give the directory it is in", directory=str(root))
     except PermissionError:
         _refuse(f"{str(root)!a} may not be read by this user", directory=str(root))
+    except (OSError, ValueError) as error:
+        # A name that is too long or has a NUL in it, a loop of links, a failing disk.
+        reason = getattr(error, "strerror", None) or error
+        _refuse(f"{str(root)[:80]!a} cannot be read: {reason}", directory=str(root))
 
 
 def _check_plain(entry: os.DirEntry[str]) -> None:

@@ -87,7 +87,8 @@ def _against_number(
         return _refused(
             requirement,
             f"{version.reference} was measured on more than one dataset: {names}; say which: "
-            f"'{requirement.text} on DATASET'",
+            f"'{requirement.metric} {requirement.operator} {threshold:g} on DATASET', by name or "
+            "by the beginning of the digest",
         )
     score = ours[0].scores[requirement.metric]
     passed = score.value > threshold or (requirement.operator == ">=" and score.value == threshold)

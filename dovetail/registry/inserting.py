@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from dovetail.errors import ConflictError
@@ -15,7 +14,7 @@ from dovetail.registry.fingerprint import BaseCheckpoint
 from dovetail.registry.jsontext import digest_bytes
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.payload import Payload
-from dovetail.registry.reading import find_base_model
+from dovetail.registry.reading import find_base_model, known_base_model
 from dovetail.registry.records import BaseModel
 from dovetail.registry.schema import (
     AdapterRow,
@@ -27,50 +26,68 @@ from dovetail.registry.schema import (
     VersionRow,
 )
 
+# Building a statement takes longer than running it, so those of every registration are built once.
+_ADAPTER = select(AdapterRow.id, AdapterRow.task, AdapterRow.description, AdapterRow.tags).where(
+    AdapterRow.name == bindparam("of_name")
+)
+_IDENTICAL = (
+    select(VersionRow.number)
+    .join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
+    .where(
+        AdapterRow.name == bindparam("of_name"),
+        VersionRow.content_digest == bindparam("of_content"),
+    )
+)
+_HIGHEST = select(func.max(VersionRow.number)).where(
+    VersionRow.adapter_id == bindparam("of_adapter")
+)
+_ADD_VERSION = insert(VersionRow).returning(VersionRow.id)
+_ADD_BLOB = insert_or_ignore(BlobRow).on_conflict_do_nothing()
+_ADD_FILE = insert(FileRow)
+_ADD_EVALUATION = insert(EvaluationRow).returning(EvaluationRow.id)
+_ADD_SCORE = insert(ScoreRow)
+
 
 def insert_base_model(
     connection: Connection, checkpoint: BaseCheckpoint, *, actor: str
 ) -> tuple[int, BaseModel]:
     """Add a base model unless it is there; its manifest's blob must be in place."""
     fingerprint = checkpoint.manifest.fingerprint
-    known = select(BaseModelRow.id).where(BaseModelRow.fingerprint == fingerprint)
-    if connection.execute(known).scalar() is None:
-        data = checkpoint.manifest.to_json()
-        manifest_digest = digest_bytes(data)
-        now = datetime.now(UTC)
-        insert_blob(connection, digest=manifest_digest, size=len(data), now=now)
-        connection.execute(
-            insert(BaseModelRow).values(
-                fingerprint=fingerprint,
-                name=checkpoint.name,
-                location=str(checkpoint.directory),
-                revision=checkpoint.revision,
-                architecture=checkpoint.architecture,
-                model_type=checkpoint.model_type,
-                hidden_size=checkpoint.hidden_size,
-                parameter_count=checkpoint.parameter_count,
-                dtype=checkpoint.dtype,
-                tokenizer_digest=checkpoint.tokenizer_digest,
-                manifest_digest=manifest_digest,
-                created_at=now,
-            )
+    known = known_base_model(connection, fingerprint)
+    if known is not None:
+        return known
+    data = checkpoint.manifest.to_json()
+    manifest_digest = digest_bytes(data)
+    now = datetime.now(UTC)
+    insert_blob(connection, digest=manifest_digest, size=len(data), now=now)
+    connection.execute(
+        insert(BaseModelRow).values(
+            fingerprint=fingerprint,
+            name=checkpoint.name,
+            location=str(checkpoint.directory),
+            revision=checkpoint.revision,
+            architecture=checkpoint.architecture,
+            model_type=checkpoint.model_type,
+            hidden_size=checkpoint.hidden_size,
+            parameter_count=checkpoint.parameter_count,
+            dtype=checkpoint.dtype,
+            tokenizer_digest=checkpoint.tokenizer_digest,
+            manifest_digest=manifest_digest,
+            created_at=now,
         )
-        append_event(
-            connection,
-            actor=actor,
-            action="register-base",
-            details={"base_model": fingerprint, "base_model_name": checkpoint.name},
-        )
+    )
+    append_event(
+        connection,
+        actor=actor,
+        action="register-base",
+        details={"base_model": fingerprint, "base_model_name": checkpoint.name},
+    )
     return find_base_model(connection, fingerprint)
 
 
 def find_identical(connection: Connection, *, name: str, content: str) -> int | None:
     """Return the number of the version with this content, deleted or not, or None."""
-    return connection.execute(
-        select(VersionRow.number)
-        .join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
-        .where(AdapterRow.name == name, VersionRow.content_digest == content)
-    ).scalar()
+    return connection.execute(_IDENTICAL, {"of_name": name, "of_content": content}).scalar()
 
 
 def insert_version(
@@ -86,35 +103,37 @@ def insert_version(
     """Add a version within the caller's writing transaction and return its number."""
     now = datetime.now(UTC)
     adapter_id = _insert_or_update_adapter(connection, name, metadata, now)
-    highest = connection.execute(
-        select(func.max(VersionRow.number)).where(VersionRow.adapter_id == adapter_id)
-    ).scalar()
+    highest = connection.execute(_HIGHEST, {"of_adapter": adapter_id}).scalar()
     number = (highest or 0) + 1
     version_id = connection.execute(
-        insert(VersionRow)
-        .values(
-            adapter_id=adapter_id,
-            number=number,
-            base_model_id=base_model_id,
-            content_digest=metadata.content_digest(payload.digest, base_model),
-            payload_digest=payload.digest,
-            peft_type=payload.peft_type,
-            config=payload.config,
-            hyperparameters=dict(metadata.hyperparameters),
-            parameter_count=payload.parameter_count,
-            input_template=metadata.input_template,
-            generation_config=dict(metadata.generation_config),
-            source_run=metadata.source_run,
-            findings=list(payload.findings),
-            created_by=actor,
-            created_at=now,
-        )
-        .returning(VersionRow.id)
+        _ADD_VERSION,
+        {
+            "adapter_id": adapter_id,
+            "number": number,
+            "base_model_id": base_model_id,
+            "content_digest": metadata.content_digest(payload.digest, base_model),
+            "payload_digest": payload.digest,
+            "peft_type": payload.peft_type,
+            "config": payload.config,
+            "hyperparameters": dict(metadata.hyperparameters),
+            "parameter_count": payload.parameter_count,
+            "input_template": metadata.input_template,
+            "generation_config": dict(metadata.generation_config),
+            "source_run": metadata.source_run,
+            "findings": list(payload.findings),
+            "created_by": actor,
+            "created_at": now,
+        },
     ).scalar_one()
-    for file in payload.files:
-        insert_blob(connection, digest=file.digest, size=file.size, now=now)
     connection.execute(
-        insert(FileRow),
+        _ADD_BLOB,
+        [
+            {"digest": f.digest, "size": f.size, "state": "present", "created_at": now}
+            for f in payload.files
+        ],
+    )
+    connection.execute(
+        _ADD_FILE,
         [{"version_id": version_id, "path": f.path, "blob": f.digest} for f in payload.files],
     )
     if metadata.scores:
@@ -137,20 +156,15 @@ def insert_version(
 
 def insert_blob(connection: Connection, *, digest: str, size: int, now: datetime) -> None:
     """Note a blob unless it is noted already."""
-    connection.execute(
-        insert_or_ignore(BlobRow)
-        .values(digest=digest, size=size, state="present", created_at=now)
-        .on_conflict_do_nothing()
-    )
+    row = {"digest": digest, "size": size, "state": "present", "created_at": now}
+    connection.execute(_ADD_BLOB, row)
 
 
 def _insert_or_update_adapter(
     connection: Connection, name: str, metadata: Metadata, now: datetime
 ) -> int:
     """Make the adapter, or add to it what was not said before; a task is never changed."""
-    row = connection.execute(
-        select(AdapterRow.id, AdapterRow.task, AdapterRow.tags).where(AdapterRow.name == name)
-    ).first()
+    row = connection.execute(_ADAPTER, {"of_name": name}).first()
     if row is None:
         return connection.execute(
             insert(AdapterRow)
@@ -170,12 +184,13 @@ def _insert_or_update_adapter(
             name=name,
             task=row.task,
         )
-    changes: dict[str, Any] = {"tags": {**row.tags, **metadata.tags}}
-    if metadata.task:
-        changes["task"] = metadata.task
-    if metadata.description is not None:
-        changes["description"] = metadata.description
-    connection.execute(update(AdapterRow).where(AdapterRow.id == row.id).values(**changes))
+    said = {
+        "task": metadata.task or row.task,
+        "description": row.description if metadata.description is None else metadata.description,
+        "tags": {**row.tags, **metadata.tags},
+    }
+    if said != {"task": row.task, "description": row.description, "tags": row.tags}:
+        connection.execute(update(AdapterRow).where(AdapterRow.id == row.id).values(**said))
     return int(row.id)
 
 
@@ -188,19 +203,18 @@ def _insert_reported(
     now: datetime,
 ) -> None:
     evaluation_id = connection.execute(
-        insert(EvaluationRow)
-        .values(
-            version_id=version_id,
-            base_model_id=base_model_id,
-            kind="reported",
-            settings={},
-            created_by=actor,
-            created_at=now,
-        )
-        .returning(EvaluationRow.id)
+        _ADD_EVALUATION,
+        {
+            "version_id": version_id,
+            "base_model_id": base_model_id,
+            "kind": "reported",
+            "settings": {},
+            "created_by": actor,
+            "created_at": now,
+        },
     ).scalar_one()
     connection.execute(
-        insert(ScoreRow),
+        _ADD_SCORE,
         [
             {"evaluation_id": evaluation_id, "metric": metric, "value": value}
             for metric, value in scores.items()

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from dovetail.errors import BaseModelNotFound, ConflictError
+from dovetail.registry.checks import check_text
 from dovetail.registry.compatibility import check_against_base
 from dovetail.registry.context import Context, Progress
 from dovetail.registry.digests import require_digest
@@ -24,7 +25,7 @@ from dovetail.registry.jsontext import digest_bytes
 from dovetail.registry.manifest import Manifest
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.payload import Payload, read_payload
-from dovetail.registry.reading import find_base_model, find_version
+from dovetail.registry.reading import find_base_model, find_version, known_base_model
 from dovetail.registry.records import AdapterVersion, BaseModel
 from dovetail.registry.reference import Reference, check_name
 
@@ -68,8 +69,12 @@ def register_version(
     content = metadata.content_digest(payload.digest, fingerprint)
     with context.database.reading() as connection:
         version = _existing(connection, name, content)
+        known = known_base_model(connection, fingerprint)
     if version is None:
-        _write_blobs(context, checkpoint, payload)
+        # The manifest of a base model that is known is in place already.
+        if known is None or context.objects.size(known[1].manifest_digest) is None:
+            _write_manifest(context, checkpoint)
+        _write_files(context, payload)
         with context.database.writing() as connection:
             # Somebody may have registered the same a moment ago.
             version = _existing(connection, name, content)
@@ -88,8 +93,10 @@ def register_base(
     progress: Progress | None,
 ) -> BaseModel:
     """Add a base model by its checkpoint's manifest; the weights stay where they are."""
-    checkpoint = read_base(
-        path, name=name, revision=revision, cache_dir=context.cache_dir, progress=progress
+    checkpoint = _storable(
+        read_base(
+            path, name=name, revision=revision, cache_dir=context.cache_dir, progress=progress
+        )
     )
     _write_manifest(context, checkpoint)
     with context.database.writing() as connection:
@@ -153,8 +160,8 @@ def _find_or_read_base(
     context: Context, base: str | os.PathLike[str], progress: Progress | None
 ) -> BaseCheckpoint:
     """Take the base model from a directory, or from what the registry knows of it."""
-    if isinstance(base, os.PathLike) or Path(base).is_dir():
-        return read_base(base, cache_dir=context.cache_dir, progress=progress)
+    if isinstance(base, os.PathLike) or os.path.isdir(base):  # noqa: PTH112 (never raises)
+        return _storable(read_base(base, cache_dir=context.cache_dir, progress=progress))
     try:
         with context.database.reading() as connection:
             known = find_base_model(connection, base)[1]
@@ -179,8 +186,15 @@ def _find_or_read_base(
     )
 
 
-def _write_blobs(context: Context, checkpoint: BaseCheckpoint, payload: Payload) -> None:
-    _write_manifest(context, checkpoint)
+def _storable(checkpoint: BaseCheckpoint) -> BaseCheckpoint:
+    """Check that a database can keep what a base model is called and where it lies."""
+    check_text(checkpoint.name, what="the base model's name")
+    check_text(checkpoint.revision, what="the base model's revision")
+    check_text(str(checkpoint.directory), what="the path of the base model")
+    return checkpoint
+
+
+def _write_files(context: Context, payload: Payload) -> None:
     for file in payload.files:
         # Hashed again while it is copied: the file may have changed since it was checked.
         context.objects.put(file.digest, Path(payload.directory) / file.path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from dovetail.errors import ConflictError, DigestMismatch, StorageError
@@ -23,7 +25,9 @@ def pull_to(objects: ObjectStore, version: AdapterVersion, directory: Path) -> P
         StorageError: The directory or a blob cannot be reached.
     """
     target = directory.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    with _storage_errors(version, target):
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if taken:
         raise ConflictError(
             f"{str(directory)!r} exists and is not empty; pull to another place or remove it",
             path=str(directory),
@@ -38,25 +42,27 @@ def pull_to_cache(objects: ObjectStore, version: AdapterVersion, cache_dir: Path
     A damaged copy is thrown away and made again.
     """
     target = cache_dir / "payloads" / check_digest(version.payload_digest)
-    if target.is_dir():
-        with contextlib.suppress(DigestMismatch, OSError):
-            _verify(version, target)
-            return target
-        shutil.rmtree(target, ignore_errors=True)
+    with _storage_errors(version, target):
+        if target.is_dir():
+            with contextlib.suppress(DigestMismatch, OSError):
+                _verify(version, target)
+                return target
+            shutil.rmtree(target, ignore_errors=True)
     try:
         _fill(objects, version, target, mode=0o444)
     except StorageError:
         # Another process may have been quicker: its copy serves if it is good.
-        if not target.is_dir():
+        if not os.path.isdir(target):  # noqa: PTH112 (never raises)
             raise
-        _verify(version, target)
+        with _storage_errors(version, target):
+            _verify(version, target)
     return target
 
 
 def _fill(
     objects: ObjectStore, version: AdapterVersion, target: Path, *, mode: int | None = None
 ) -> None:
-    try:
+    with _storage_errors(version, target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as scratch:
             whole = Path(scratch) / "payload"
@@ -66,6 +72,12 @@ def _fill(
                 if mode is not None:
                     (whole / file.path).chmod(mode)
             whole.rename(target)
+
+
+@contextlib.contextmanager
+def _storage_errors(version: AdapterVersion, target: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(
             f"cannot write {version.reference} to {str(target)!r}: {error.strerror}; check the "
@@ -85,6 +97,15 @@ def _fetch(
 
 
 def _verify(version: AdapterVersion, directory: Path) -> None:
+    extra = {path.name for path in directory.iterdir()} - {
+        file.path.partition("/")[0] for file in version.files
+    }
+    if extra:
+        raise DigestMismatch(
+            f"the cached copy of {version.reference} in {str(directory)!r} holds "
+            f"{min(extra)!a}, which is none of its files; remove that folder",
+            path=str(directory),
+        )
     for file in version.files:
         found = digest_file(directory / check_file_path(file.path))
         require_digest(found, expected=file.digest, what=f"cached {file.path}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, func, select
+from sqlalchemy import BindParameter, Connection, Row, RowMapping, Select, bindparam, func, select
 
 from dovetail.errors import (
     AdapterNotFound,
@@ -27,7 +27,7 @@ from dovetail.registry.schema import (
     VersionRow,
 )
 
-_MAX_BOUND_VALUES = 10_000  # SQLite takes 32,766 of them in one statement
+_MAX_VALUES = 10_000
 _MIN_FINGERPRINT_PREFIX = len("sha256:") + 8
 
 VERSIONS = (
@@ -56,14 +56,60 @@ VERSIONS = (
 )
 """Selects every version with what its record needs; add conditions and an order."""
 
+_FIELDS = tuple(str(key) for key in VERSIONS.selected_columns.keys())[1:]  # noqa: SIM118 (no dict)
+
+# Building a statement takes longer than running it, so those of every call are built once.
+_OF_ADAPTER = VERSIONS.where(AdapterRow.name == bindparam("of_name"))
+_BY_NUMBER = _OF_ADAPTER.where(VersionRow.number == bindparam("of_number"))
+_BY_ALIAS = _OF_ADAPTER.join(
+    AliasRow, (AliasRow.adapter_id == AdapterRow.id) & (AliasRow.version_id == VersionRow.id)
+).where(AliasRow.alias == bindparam("of_alias"))
+_NEWEST = (
+    _OF_ADAPTER.where(VersionRow.deleted_at.is_(None)).order_by(VersionRow.number.desc()).limit(1)
+)
+_BASE_MODELS = select(*BaseModelRow.__table__.columns)
+_BASE_MODEL = _BASE_MODELS.where(BaseModelRow.fingerprint == bindparam("of_fingerprint"))
+_ADAPTER_ID = select(AdapterRow.id).where(AdapterRow.name == bindparam("of_name"))
+_ALIASES = select(AliasRow.version_id, AliasRow.alias).order_by(AliasRow.alias)
+_FILES = (
+    select(FileRow.version_id, FileRow.path, FileRow.blob, BlobRow.size)
+    .join(BlobRow, FileRow.blob == BlobRow.digest)
+    .order_by(FileRow.version_id, FileRow.path)
+)
+_ALIASES_OF_ONE = _ALIASES.where(AliasRow.version_id == bindparam("of_version"))
+_FILES_OF_ONE = _FILES.where(FileRow.version_id == bindparam("of_version"))
+# Ids may stand in the statement's text: they are whole numbers that the database gave out.
+_IDS: BindParameter[Any] = bindparam("of_versions", expanding=True, literal_execute=True)
+_MANY = VERSIONS.where(VersionRow.id.in_(_IDS))
+_ALIASES_OF_MANY = _ALIASES.where(AliasRow.version_id.in_(_IDS))
+_FILES_OF_MANY = _FILES.where(FileRow.version_id.in_(_IDS))
+
 
 def load_versions(connection: Connection, query: Select[Any]) -> list[AdapterVersion]:
     """Run a query made from `VERSIONS` and return its records, aliases and files included."""
-    rows = connection.execute(query).mappings().all()
-    ids = [row["id"] for row in rows]
-    aliases = _aliases_of(connection, ids)
-    files = _files_of(connection, ids)
-    return [_version(row, aliases[row["id"]], files[row["id"]]) for row in rows]
+    return _with_belongings(connection, connection.execute(query).all())
+
+
+def load_versions_by_id(connection: Connection, ids: Sequence[int]) -> list[AdapterVersion]:
+    """Return the records of versions by row id, in the order of the ids."""
+    rows: dict[int, Row[Any]] = {}
+    for chunk in _chunks(ids):
+        for row in connection.execute(_MANY, {"of_versions": chunk}):
+            rows[row[0]] = row
+    return _with_belongings(connection, [rows[number] for number in ids])
+
+
+def _with_belongings(connection: Connection, rows: Sequence[Row[Any]]) -> list[AdapterVersion]:
+    aliases: defaultdict[int, list[str]] = defaultdict(list)
+    files: defaultdict[int, list[StoredFile]] = defaultdict(list)
+    for chunk in _chunks([row[0] for row in rows]):
+        for version_id, alias in connection.execute(_ALIASES_OF_MANY, {"of_versions": chunk}):
+            aliases[version_id].append(alias)
+        for version_id, path, digest, size in connection.execute(
+            _FILES_OF_MANY, {"of_versions": chunk}
+        ):
+            files[version_id].append(StoredFile(path=path, size=size, digest=digest))
+    return [_version(row, aliases[row[0]], files[row[0]]) for row in rows]
 
 
 def find_version(
@@ -81,24 +127,24 @@ def find_version(
         AliasNotFound: The adapter has no such alias.
         VersionNotFound: The adapter has no such version, or it is deleted.
     """
-    adapter_id = find_adapter_id(connection, reference.name)
-    query = VERSIONS.where(VersionRow.adapter_id == adapter_id)
     if reference.alias == LATEST:
-        query = query.where(VersionRow.deleted_at.is_(None)).order_by(VersionRow.number.desc())
-    elif reference.alias is not None:
-        query = query.join(AliasRow, AliasRow.version_id == VersionRow.id).where(
-            AliasRow.alias == reference.alias
-        )
+        query = _NEWEST
     else:
-        query = query.where(VersionRow.number == reference.number)
-    row = connection.execute(query.limit(1)).mappings().first()
+        query = _BY_NUMBER if reference.alias is None else _BY_ALIAS
+    row = connection.execute(
+        query,
+        {"of_name": reference.name, "of_number": reference.number, "of_alias": reference.alias},
+    ).first()
     if row is None:
-        raise _no_version(connection, reference, adapter_id)
-    version_id = row["id"]
+        raise _no_version(connection, reference, find_adapter_id(connection, reference.name))
+    one = {"of_version": row[0]}
     version = _version(
         row,
-        _aliases_of(connection, [version_id])[version_id],
-        _files_of(connection, [version_id])[version_id],
+        [alias for _, alias in connection.execute(_ALIASES_OF_ONE, one)],
+        [
+            StoredFile(path=path, size=size, digest=digest)
+            for _, path, digest, size in connection.execute(_FILES_OF_ONE, one)
+        ],
     )
     if version.deleted_at is not None and not deleted:
         raise VersionNotFound(
@@ -107,7 +153,7 @@ def find_version(
             name=version.name,
             number=version.number,
         )
-    return version_id, version
+    return row[0], version
 
 
 def find_adapter_id(connection: Connection, name: str) -> int:
@@ -116,7 +162,7 @@ def find_adapter_id(connection: Connection, name: str) -> int:
     Raises:
         AdapterNotFound: There is none with this name; the message names similar ones.
     """
-    found = connection.execute(select(AdapterRow.id).where(AdapterRow.name == name)).scalar()
+    found = connection.execute(_ADAPTER_ID, {"of_name": name}).scalar()
     if found is not None:
         return found
     names = connection.execute(select(AdapterRow.name)).scalars().all()
@@ -162,8 +208,14 @@ def load_adapters(connection: Connection, *, name: str | None = None) -> list[Ad
 
 def load_base_models(connection: Connection) -> list[BaseModel]:
     """Return all base models, the oldest first."""
-    query = select(*BaseModelRow.__table__.columns).order_by(BaseModelRow.id)
+    query = _BASE_MODELS.order_by(BaseModelRow.id)
     return [BaseModel(**_without_id(row)) for row in connection.execute(query).mappings()]
+
+
+def known_base_model(connection: Connection, fingerprint: str) -> tuple[int, BaseModel] | None:
+    """Return the row id and record of the base model with this fingerprint, or None."""
+    row = connection.execute(_BASE_MODEL, {"of_fingerprint": fingerprint}).mappings().first()
+    return (row["id"], BaseModel(**_without_id(row))) if row is not None else None
 
 
 def find_base_model(connection: Connection, wanted: str) -> tuple[int, BaseModel]:
@@ -177,7 +229,7 @@ def find_base_model(connection: Connection, wanted: str) -> tuple[int, BaseModel
         BaseModelNotFound: There is none.
         InvalidReference: More than one is meant.
     """
-    query = select(*BaseModelRow.__table__.columns).order_by(BaseModelRow.id)
+    query = _BASE_MODELS.order_by(BaseModelRow.id)
     if wanted.startswith("sha256:") and len(wanted) >= _MIN_FINGERPRINT_PREFIX:
         query = query.where(BaseModelRow.fingerprint.startswith(wanted, autoescape=True))
     else:
@@ -222,40 +274,15 @@ def _no_version(connection: Connection, reference: Reference, adapter_id: int) -
     )
 
 
-def _aliases_of(connection: Connection, ids: Sequence[int]) -> defaultdict[int, list[str]]:
-    found: defaultdict[int, list[str]] = defaultdict(list)
-    for chunk in _chunks(ids):
-        query = select(AliasRow.version_id, AliasRow.alias).where(AliasRow.version_id.in_(chunk))
-        for version_id, alias in connection.execute(query.order_by(AliasRow.alias)):
-            found[version_id].append(alias)
-    return found
-
-
-def _files_of(connection: Connection, ids: Sequence[int]) -> defaultdict[int, list[StoredFile]]:
-    found: defaultdict[int, list[StoredFile]] = defaultdict(list)
-    for chunk in _chunks(ids):
-        query = (
-            select(FileRow.version_id, FileRow.path, FileRow.blob, BlobRow.size)
-            .join(BlobRow, FileRow.blob == BlobRow.digest)
-            .where(FileRow.version_id.in_(chunk))
-            .order_by(FileRow.path)
-        )
-        for version_id, path, digest, size in connection.execute(query):
-            found[version_id].append(StoredFile(path=path, size=size, digest=digest))
-    return found
-
-
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), _MAX_BOUND_VALUES):
-        yield ids[start : start + _MAX_BOUND_VALUES]
+    for start in range(0, len(ids), _MAX_VALUES):
+        yield ids[start : start + _MAX_VALUES]
 
 
-def _version(row: RowMapping, aliases: list[str], files: list[StoredFile]) -> AdapterVersion:
-    return AdapterVersion(
-        **{**_without_id(row), "findings": tuple(row["findings"])},
-        aliases=tuple(aliases),
-        files=tuple(files),
-    )
+def _version(row: Row[Any], aliases: Iterable[str], files: Iterable[StoredFile]) -> AdapterVersion:
+    fields: dict[str, Any] = dict(zip(_FIELDS, row[1:], strict=True))
+    fields["findings"] = tuple(fields["findings"])
+    return AdapterVersion(**fields, aliases=tuple(aliases), files=tuple(files))
 
 
 def _without_id(row: RowMapping) -> dict[str, Any]:

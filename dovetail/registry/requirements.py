@@ -7,6 +7,8 @@ the dataset: ``rougeL >= 0.40 on samsum-test``.
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,11 +26,15 @@ _GRAMMAR = r"""
     METRIC: /[A-Za-z][A-Za-z0-9_.\/-]*/
     OP: ">=" | ">"
     ALIAS.2: /[A-Za-z][A-Za-z0-9._-]*/
-    MARGIN: /[+-]\s*[0-9]+(\.[0-9]+)?/
+    MARGIN: /[+-]\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?/
     NUMBER: /[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?/
     DATASET: /[^\s'"]+/ | /'[^']*'/ | /"[^"]*"/
     %ignore /\s+/
 """
+
+MAX_LENGTH = 1_000
+_LIKE_A_MARGIN = re.compile(r"-\.?[0-9.]+([eE]-?[0-9]+)?$")
+_NO_NUMBERS = {"nan", "inf", "infinity"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +72,13 @@ class Requirement:
         """
         from lark.exceptions import UnexpectedInput
 
+        _check_text(text)
         try:
             metric, operator, operand, dataset = _parser().parse(text).children
         except UnexpectedInput as error:
+            stopped = f"at character {error.column}" if error.column > 0 else "to its end"
             raise InvalidQuery(
-                f"requirement {text!r} cannot be understood at character {error.column}; write "
+                f"requirement {text!r} cannot be understood {stopped}; write "
                 "METRIC >= NUMBER or METRIC >= ALIAS, such as 'rougeL >= 0.40' or "
                 "'rougeL > production'",
                 value=text,
@@ -79,7 +87,7 @@ class Requirement:
         where = str(dataset).strip("'\"") if dataset else None
         kind: Any = str(operator)
         if named.data == "number":
-            threshold = float(named.children[0])
+            threshold = _finite(text, named.children[0])
             return cls(
                 text=text, metric=str(metric), operator=kind, threshold=threshold, dataset=where
             )
@@ -89,14 +97,45 @@ class Requirement:
             metric=str(metric),
             operator=kind,
             alias=_operand_alias(text, alias),
-            margin=float("".join(margin.split())) if margin else 0.0,
+            margin=_finite(text, "".join(margin.split())) if margin else 0.0,
             dataset=where,
         )
+
+
+def _check_text(text: str) -> None:
+    if len(text) > MAX_LENGTH:
+        raise InvalidQuery(
+            f"the requirement has {len(text):,} characters; the limit is {MAX_LENGTH}", value=text
+        )
+    if "\0" in text or not _is_utf8(text):
+        raise InvalidQuery(f"requirement {text!a} is not UTF-8 text", value=text)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _finite(text: str, number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise InvalidQuery(f"requirement {text!r}: {number} is too large a number", value=text)
+    return value
 
 
 def _operand_alias(text: str, alias: Token) -> str:
     if alias == BARE_BASE:
         return BARE_BASE
+    if _LIKE_A_MARGIN.search(alias) or alias.lower() in _NO_NUMBERS:
+        # An alias that is not set demands nothing, so a margin must not be read as part of one.
+        raise InvalidQuery(
+            f"requirement {text!r}: {str(alias)!r} is read as an alias; write a margin with "
+            "spaces, such as 'production - 0.01', and a number with digits",
+            value=text,
+        )
     try:
         return check_alias(str(alias))
     except InvalidReference as error:

@@ -102,7 +102,10 @@ def test_report_fits_a_terminal(walked):
     """The table is whole in 80 columns, and the commands name the demo's own registry."""
     printed = walked[2]
     assert "…" not in printed
-    assert "hasty soft prompt" in printed
+    assert "hasty soft" in printed
+    assert "refused" in printed
+    table, _, _ = printed.partition(" new dialogues")
+    assert max(map(len, table.splitlines())) <= 80
     assert f"export DOVETAIL_DATABASE_URL='{walked[0].place.database_url}'" in printed
 
 

@@ -7,7 +7,6 @@ writer ever replaces one.
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from dovetail.errors import InvalidPayload, StorageError
-from dovetail.registry.digests import copy_hashed, digest_file, require_digest
-from dovetail.registry.objects.protocol import BlobInfo, check_digest
+from dovetail.errors import StorageError
+from dovetail.registry.digests import copy_hashed, digest_file, digest_stream, require_digest
+from dovetail.registry.objects.protocol import BlobInfo, check_digest, opened
 
 _FAN_OUT = 2
 _REST = 64 - _FAN_OUT
@@ -42,8 +41,9 @@ class LocalObjectStore:
     def put(self, digest: str, source: Path | bytes) -> bool:
         """See `ObjectStore.put`."""
         target = self.path(digest)
-        with _opened(source) as stream, self._storage_errors("write"):
+        with opened(source) as stream, self._storage_errors("write"):
             if self._is_whole(target, digest):
+                require_digest(digest_stream(stream), expected=digest, what=_name_of(source))
                 return False
             _make_directory(target.parent)
             scratch = self.directory / "tmp"
@@ -122,18 +122,6 @@ class LocalObjectStore:
                 url=self.url,
                 errno=error.errno,
             ) from error
-
-
-def _opened(source: Path | bytes) -> BinaryIO:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    try:
-        return source.open("rb")
-    except OSError as error:
-        raise InvalidPayload(
-            f"cannot read {str(source)!r}: {error.strerror}; check that it is still there",
-            path=str(source),
-        ) from error
 
 
 def _name_of(source: Path | bytes) -> str:

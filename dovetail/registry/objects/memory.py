@@ -11,7 +11,7 @@ from typing import BinaryIO
 from dovetail.errors import StorageError
 from dovetail.registry.digests import require_digest
 from dovetail.registry.jsontext import digest_bytes
-from dovetail.registry.objects.protocol import BlobInfo, check_digest
+from dovetail.registry.objects.protocol import BlobInfo, check_digest, opened
 
 
 class MemoryObjectStore:
@@ -25,7 +25,8 @@ class MemoryObjectStore:
     def put(self, digest: str, source: Path | bytes) -> bool:
         """See `ObjectStore.put`."""
         check_digest(digest)
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        with opened(source) as stream:
+            data = stream.read()
         require_digest(digest_bytes(data), expected=digest, what="the source")
         if digest in self._blobs:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from dovetail.errors import InvalidInput
+from dovetail.errors import InvalidInput, InvalidPayload
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -76,3 +77,20 @@ def check_digest(digest: str) -> str:
             f"{digest!r} is no digest; a digest is sha256: and 64 of 0-9 a-f", value=digest
         )
     return digest.removeprefix("sha256:")
+
+
+def opened(source: Path | bytes) -> BinaryIO:
+    """Open what `ObjectStore.put` was given.
+
+    Raises:
+        InvalidPayload: The file cannot be read.
+    """
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise InvalidPayload(
+            f"cannot read {str(source)!r}: {error.strerror}; check that it is still there",
+            path=str(source),
+        ) from error

@@ -1,0 +1,1 @@
+"""What Dovetail costs, measured against what else would do the job, in one run."""
