@@ -1,6 +1,11 @@
 """Keeps every test, documented examples included, away from the registry of whoever runs it."""
 
+import os
+
 import pytest
+
+# Waiting threads that spin make tiny models many times slower where cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
-WIDTH = 64
-LAYERS = 4
-RANK = 8
+WIDTH = 32
+LAYERS = 12
+RANK = 4
 SCORES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+_MODULES = (
+    ("attn.c_attn", 1, 3), ("attn.c_proj", 1, 1), ("mlp.c_fc", 1, 4), ("mlp.c_proj", 4, 1),
+)  # fmt: skip
 
 BASE_CONFIG = {
     "architectures": ["GPT2LMHeadModel"],
@@ -83,13 +87,20 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray[Any, Any]]) -> N
 
 
 def make_base(directory: Path) -> Path:
-    """Write a small GPT-2 checkpoint."""
+    """Write a GPT-2 checkpoint: as many tensors as the real one, but narrow."""
     directory.mkdir(parents=True)
     random = np.random.default_rng(0)
-    shapes = {"transformer.wte.weight": (512, WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (512, WIDTH),
+        "transformer.wpe.weight": (128, WIDTH),
+    }
     for layer in range(LAYERS):
-        shapes[f"transformer.h.{layer}.attn.c_attn.weight"] = (WIDTH, 3 * WIDTH)
-        shapes[f"transformer.h.{layer}.mlp.c_fc.weight"] = (WIDTH, 4 * WIDTH)
+        for module, ins, outs in _MODULES:
+            shapes[f"transformer.h.{layer}.{module}.weight"] = (ins * WIDTH, outs * WIDTH)
+            shapes[f"transformer.h.{layer}.{module}.bias"] = (outs * WIDTH,)
+        for norm in ("ln_1", "ln_2"):
+            shapes[f"transformer.h.{layer}.{norm}.weight"] = (WIDTH,)
+            shapes[f"transformer.h.{layer}.{norm}.bias"] = (WIDTH,)
     write_safetensors(
         directory / "model.safetensors",
         {name: random.normal(size=shape).astype("f4") for name, shape in shapes.items()},

@@ -51,9 +51,7 @@ class Theirs:
 
     def search_scores(self, metric: str, above: float) -> list[Any]:
         """Do what MLflow's filter cannot: compare numbers. All versions come; Python chooses."""
-        return [
-            version for version in self.search(None) if float(version.tags[metric]) > above
-        ]
+        return [version for version in self.search(None) if float(version.tags[metric]) > above]
 
     def _fill(self, versions: int) -> None:
         """Write the rows that registering would write, all in one transaction."""

@@ -64,7 +64,7 @@ class Place:
         return sorted(
             (
                 str(path.relative_to(self.objects)),
-                path.stat().st_size,
+                path.stat().st_size if path.is_file() else 0,
                 hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder",
             )
             for path in self.objects.rglob("*")

@@ -32,6 +32,8 @@ def demo_command(directory: str, as_json: bool) -> None:
 
     # Everything is there already; nothing may be looked up.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Waiting threads that spin make a small model many times slower where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dovetail.demo.walk import run_demo
 
     result = run_demo(

@@ -265,5 +265,4 @@ def _print_evaluations(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _pairs(values: object) -> str:
-    return ", ".join(f"{key}={value}" for key, value in dict(values).items())  # type:
-    ignore[call - overload]
+    return ", ".join(f"{key}={value}" for key, value in dict(values).items())  # type: ignore[call-overload]

@@ -66,14 +66,17 @@ class Database:
             )
 
     def upgrade(self) -> tuple[str | None, str | None]:
-        """Bring the schema to the newest version; return the revisions before and after."""
+        """Bring the schema to the newest version; return the revisions before and after.
+
+        Raises:
+            StorageError: The database cannot be changed, or its schema is none that we know.
+        """
         is_new = self._file is not None and not self._file.exists()
         before = None if is_new else self.revision()
         if before is None:
             self._create()
         else:
-            with self.writing() as connection:
-                _upgrade(connection)
+            self._step_up(before)
         return before, self.revision()
 
     @contextmanager
@@ -126,8 +129,8 @@ class Database:
             # Without a write-ahead log beside it, the file is the whole database and cannot
             # change under us: `immutable` spares SQLite the lock files that it may not write.
             logged = self._file.with_name(f"{self._file.name}-wal").exists()
-            mode = "mode=ro" if logged else "mode=ro&immutable=1"
-            url = URL.create("sqlite", database=f"{self._file.as_uri()}?{mode}&uri=true")
+            mode = {"mode": "ro"} if logged else {"mode": "ro", "immutable": "1"}
+            url = URL.create("sqlite", database=self._file.as_uri(), query={**mode, "uri": "true"})
         engine = create_engine(url, connect_args=arguments, json_deserializer=_read_json)
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
@@ -141,6 +144,20 @@ class Database:
         with self.writing() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 _upgrade(connection)
+
+    def _step_up(self, before: str) -> None:
+        from alembic.util import CommandError
+
+        try:
+            with self.writing() as connection:
+                _upgrade(connection)
+        except CommandError as error:
+            raise StorageError(
+                f"cannot upgrade the registry at {self.shown_url} from schema {before} to "
+                f"{SCHEMA_REVISION}: {error}; use the version of dovetail that made it, or newer",
+                found=before,
+                expected=SCHEMA_REVISION,
+            ) from error
 
     def _make_folder(self, file: Path) -> None:
         try:

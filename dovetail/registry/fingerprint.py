@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dovetail.errors import BaseModelNotFound, InvalidInput
 from dovetail.registry import statcache
 from dovetail.registry.checkpoint import find_checkpoint, open_sources
 from dovetail.registry.hashing import Progress, hash_pieces
-from dovetail.registry.jsontext import parse_json
+from dovetail.registry.jsontext import is_digest, parse_json
 from dovetail.registry.manifest import Manifest, TensorEntry
 from dovetail.registry.tokenizer import tokenizer_digest, tokenizer_files
 
@@ -24,6 +25,7 @@ __all__ = [
     "BaseCheckpoint",
     "Manifest",
     "TensorEntry",
+    "parse_manifest",
     "read_base",
     "read_manifest",
 ]
@@ -107,8 +109,7 @@ def read_manifest(
             directory=str(directory),
         )
     if cache is not None:
-        value = {"fingerprint": manifest.fingerprint, "manifest": manifest.to_json().decode()}
-        statcache.store(cache, files, value)
+        statcache.store(cache, files, manifest.to_json())
     return manifest
 
 
@@ -156,6 +157,16 @@ def read_base(
     )
 
 
+@lru_cache(maxsize=4)
+def parse_manifest(data: bytes) -> Manifest:
+    """Read a manifest as `Manifest.from_json` does, and keep the last few that were read.
+
+    Raises:
+        InvalidInput: It is no manifest.
+    """
+    return Manifest.from_json(data)
+
+
 def _existing(directory: str | os.PathLike[str]) -> Path:
     place = Path(directory)
     if not place.is_dir():
@@ -167,15 +178,13 @@ def _existing(directory: str | os.PathLike[str]) -> Path:
 
 
 def _cached(cache: Path | None, files: list[list[str | int]]) -> Manifest | None:
-    value = statcache.load(cache, files) if cache is not None else None
-    if not isinstance(value, dict):
+    data = statcache.load(cache, files) if cache is not None else None
+    if data is None:
         return None
     try:
-        manifest = Manifest.from_json(value["manifest"].encode())
-        sound = bool(manifest.fingerprint == value["fingerprint"])
-    except (InvalidInput, KeyError, AttributeError):
+        return parse_manifest(data)
+    except InvalidInput:
         return None
-    return manifest if sound else None
 
 
 def _tokenizer(place: Path, cache_dir: str | os.PathLike[str] | None) -> str | None:
@@ -186,10 +195,11 @@ def _tokenizer(place: Path, cache_dir: str | os.PathLike[str] | None) -> str | N
         return tokenizer_digest(place)
     cache, files = Path(cache_dir) / "tokenizers", statcache.stamps(paths)
     kept = statcache.load(cache, files)
-    if isinstance(kept, str):
-        return kept
+    if kept is not None and is_digest(kept.decode(errors="replace")):
+        return kept.decode()
     found = tokenizer_digest(place)
-    statcache.store(cache, files, found)
+    if found is not None:
+        statcache.store(cache, files, found.encode())
     return found
 
 

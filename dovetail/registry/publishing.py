@@ -19,7 +19,7 @@ from dovetail.registry.checks import check_text
 from dovetail.registry.compatibility import check_against_base
 from dovetail.registry.context import Context, Progress
 from dovetail.registry.digests import require_digest
-from dovetail.registry.fingerprint import BaseCheckpoint, read_base
+from dovetail.registry.fingerprint import BaseCheckpoint, parse_manifest, read_base
 from dovetail.registry.inserting import find_identical, insert_base_model, insert_version
 from dovetail.registry.jsontext import digest_bytes
 from dovetail.registry.manifest import Manifest
@@ -116,7 +116,7 @@ def load_manifest(context: Context, base: BaseModel) -> Manifest:
         expected=base.manifest_digest,
         what=f"the manifest of base model {base.name!r}",
     )
-    return Manifest.from_json(data)
+    return parse_manifest(data)
 
 
 def _insert(

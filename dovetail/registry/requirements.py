@@ -84,7 +84,7 @@ class Requirement:
                 value=text,
             ) from error
         named: Any = operand
-        where = str(dataset).strip("'\"") if dataset else None
+        where = _unquoted(str(dataset)) if dataset else None
         kind: Any = str(operator)
         if named.data == "number":
             threshold = _finite(text, named.children[0])
@@ -100,6 +100,10 @@ class Requirement:
             margin=_finite(text, "".join(margin.split())) if margin else 0.0,
             dataset=where,
         )
+
+
+def _unquoted(dataset: str) -> str:
+    return dataset[1:-1] if dataset[0] in "'\"" else dataset
 
 
 def _check_text(text: str) -> None:

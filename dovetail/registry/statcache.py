@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from dovetail.errors import InvalidInput
-from dovetail.registry.jsontext import digest_json, parse_json
+from dovetail.registry.jsontext import canonical_json, digest_bytes, parse_json
 
 _MAX_BYTES = 512 * 2**20
 _FORMAT = 1
@@ -40,28 +38,31 @@ def stamps(paths: Iterable[Path]) -> list[list[str | int]]:
     return found
 
 
-def load(folder: Path, files: list[list[str | int]]) -> Any | None:
+def load(folder: Path, files: list[list[str | int]]) -> bytes | None:
     """Return what was kept for these files, or None; a damaged entry counts as none."""
     try:
-        data = _place(folder, files).read_bytes()
-        entry = parse_json(data, what="cache entry", max_bytes=_MAX_BYTES)
+        head, _, value = _place(folder, files).read_bytes().partition(b"\n")
+        entry = parse_json(head, what="cache entry", max_bytes=_MAX_BYTES)
         sound = (
             entry["format"] == _FORMAT
             and entry["files"] == files
-            and entry["digest"] == digest_json(entry["value"])
+            and entry["digest"] == digest_bytes(value)
         )
     except (OSError, InvalidInput, KeyError, TypeError):
         return None
-    return entry["value"] if sound else None
+    return value if sound else None
 
 
-def store(folder: Path, files: list[list[str | int]], value: Any) -> None:
-    """Keep a value for these files; a cache that cannot be written is not an error."""
+def store(folder: Path, files: list[list[str | int]], value: bytes) -> None:
+    """Keep a value for these files; a cache that cannot be written is not an error.
+
+    An entry is a line of JSON, which says what the value was made from, and the value as it is, so
+    that a large one is not wrapped up and unwrapped.
+    """
     newest = max((int(time_) for entry in files for time_ in entry[2:4]), default=0)
     if time.time_ns() - newest < _YOUNG_NS:
         return
-    entry = {"format": _FORMAT, "files": files, "digest": digest_json(value), "value": value}
-    text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False)
+    head = canonical_json({"format": _FORMAT, "files": files, "digest": digest_bytes(value)})
     target = _place(folder, files)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def store(folder: Path, files: list[list[str | int]], value: Any) -> None:
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(text.encode("utf-8"))
+                file.write(head + b"\n" + value)
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
