@@ -22,7 +22,7 @@ def names_and_scores(versions: int) -> Iterator[tuple[str, int, dict[str, float]
     """Yield name, number and scores of each version: a hundred to a name, scores spread evenly."""
     for index in range(versions):
         score = (index * 7919 % versions) / versions
-        scores = {metric: score for metric in SCORES}
+        scores = dict.fromkeys(SCORES, score)
         yield f"adapter-{index // PER_NAME:04}", index % PER_NAME + 1, scores
 
 
@@ -59,7 +59,7 @@ class Ours:
     def register(self, directory: Path) -> AdapterVersion:
         """Register an adapter from its directory, with scores."""
         return self.registry.register(
-            "adapter-0003",
+            "adapter-0001",
             directory,
             base=self.base,
             task="summarization",

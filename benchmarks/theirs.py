@@ -39,7 +39,7 @@ class Theirs:
     def create(self) -> Any:
         """Add a version by a URI, with scores as tags."""
         return self.store.create_model_version(
-            "adapter-0003",
+            "adapter-0001",
             "file:///models/adapter",
             run_id="0123456789abcdef0123456789abcdef",
             tags=self._tags,

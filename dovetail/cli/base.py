@@ -19,11 +19,12 @@ def base_directory(registry: Registry, wanted: str) -> str:
 
     A name that is neither is looked up in the local hub cache, without the network.
     """
-    from pathlib import Path
+    import os
 
     from dovetail.errors import BaseModelNotFound
 
-    if Path(wanted).is_dir():
+    # Path.is_dir raises for a name that is too long; this one only says no.
+    if os.path.isdir(wanted):  # noqa: PTH112
         return wanted
     try:
         return registry.base_model(wanted).fingerprint

@@ -117,7 +117,7 @@ def numbers(pairs: tuple[str, ...], *, option: str) -> dict[str, float]:
 def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

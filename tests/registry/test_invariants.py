@@ -94,16 +94,15 @@ def test_invariant_1_writing_a_blob_again_never_touches_its_file(
 
 
 def test_invariant_1_registering_repairs_a_corrupt_blob(place, store, version, adapter, tiny_base):
-    """A blob whose bytes rotted is put right by whoever brings the right bytes, and set aside."""
+    """A blob whose bytes rotted is put right by whoever brings the right bytes."""
     digest = next(file.digest for file in version.files if file.path == WEIGHTS)
     path = blob_path(place, digest)
     flip(path, 100)
-    rotten = path.read_bytes()
     with pytest.raises(DigestMismatch):
         store.pull(version.reference)
     store.register("another", adapter, base=tiny_base)
     assert path.read_bytes() == (adapter / WEIGHTS).read_bytes()
-    assert [left.read_bytes() for left in path.parent.glob("*.corrupt-*")] == [rotten]
+    assert [left.name for left in path.parent.iterdir()] == [path.name]
     assert contents(store.pull(version.reference)) == contents(adapter)
 
 

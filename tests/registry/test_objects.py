@@ -188,11 +188,11 @@ class TestLocalObjectStore(ObjectStoreConformance):
         assert [path for path in store.directory.rglob("*") if path.is_file()] == []
 
     def test_other_files_are_no_blobs(self, store):
-        """Leftovers of killed writers, and damaged blobs set aside, are not listed."""
+        """Leftovers of killed writers, and what people put there, are not listed."""
         store.put(digest_of(DATA), DATA)
         (store.directory / "tmp" / "put-left").write_bytes(b"half")
         path = store.path(digest_of(DATA))
-        path.with_name(f"{path.name}.corrupt-1").write_bytes(b"bad")
+        path.with_name(f"{path.name}.bak").write_bytes(b"bad")
         assert [info.digest for info in store.blobs()] == [digest_of(DATA)]
 
 

@@ -215,8 +215,7 @@ def public(place_at, make):
         registry.promote("summary/1", "production")
     (root / "free").mkdir()
     yield place
-    for path in [root, *root.rglob("*")]:
-        path.chmod(0o755)
+    unlock(place)
     shutil.rmtree(root)
 
 
@@ -225,6 +224,12 @@ def lock(place):
     for path in [place.root.parent, *place.root.parent.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     (place.root.parent / "free").chmod(0o777)  # anybody may pull to here
+
+
+def unlock(place):
+    """Give the rights back."""
+    for path in [place.root.parent, *place.root.parent.rglob("*")]:
+        path.chmod(0o755)
 
 
 def become_nobody():
@@ -289,6 +294,7 @@ def test_a_read_only_registry_is_read_and_never_written(public, children, comman
     assert "cannot write summary/1 to" in cannot_cache
     assert all(text and ("read-only" in text or "cannot write" in text) for text in said), said
     assert codes == [0, 0, 0, 0, 9, 9]
+    unlock(public)
     assert public.state() == before
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -54,8 +54,7 @@ class LocalObjectStore:
                 temporary.flush()
                 os.fchmod(temporary.fileno(), 0o444)
                 os.fsync(temporary.fileno())
-                with suppress(FileExistsError):
-                    os.link(temporary.name, target)
+                self._name(temporary.name, target, digest)
             _sync_directory(target.parent)
         return True
 
@@ -103,13 +102,20 @@ class LocalObjectStore:
         return self.directory / "sha256" / digits[:_FAN_OUT] / digits[_FAN_OUT:]
 
     def _is_whole(self, target: Path, digest: str) -> bool:
-        """Tell whether a good copy is there; move a damaged one out of the way."""
-        if not target.exists():
-            return False
-        if digest_file(target) == digest:
-            return True
-        target.rename(target.with_name(f"{target.name}.corrupt-{os.getpid()}"))
-        return False
+        """Tell whether a good copy is there."""
+        return target.exists() and digest_file(target) == digest
+
+    def _name(self, written: str, target: Path, digest: str) -> None:
+        """Give a written file its name, unless a good copy has it by now."""
+        try:
+            os.link(written, target)
+        except FileExistsError:
+            if self._is_whole(target, digest):
+                return
+            # A damaged copy: good bytes take its place in one step, whoever else repairs it.
+            spare = f"{written}.repair"
+            os.link(written, spare)
+            os.replace(spare, target)  # noqa: PTH105 (beside os.link, for the same names)
 
     @contextmanager
     def _storage_errors(self, verb: str) -> Iterator[None]:
