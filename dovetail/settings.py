@@ -54,7 +54,7 @@ class Settings:
         return cls(
             database_url=database_url
             or env.get("DOVETAIL_DATABASE_URL")
-            or f"sqlite:///{data / 'registry.db'}",
+            or _sqlite_url(data / "registry.db"),
             objects_url=objects_url
             or env.get("DOVETAIL_OBJECTS_URL")
             or (data / "objects").as_uri(),
@@ -65,6 +65,13 @@ class Settings:
             ),
             actor=actor or env.get("DOVETAIL_ACTOR") or _system_user(),
         )
+
+
+def _sqlite_url(file: Path) -> str:
+    """Write a file's place as a URL, whatever characters it has."""
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 def _system_user() -> str:

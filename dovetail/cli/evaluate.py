@@ -8,7 +8,7 @@ import click
 
 from dovetail.cli.connection import Connection, pass_connection
 from dovetail.cli.model_options import model_options, needs_loader
-from dovetail.cli.options import REFERENCE, help_end, json_option, json_values
+from dovetail.cli.options import REFERENCE_OR_FILE, help_end, json_option, json_values
 from dovetail.cli.output import print_json, print_table, row_progress, score_text, short
 from dovetail.cli.score import split_arguments
 
@@ -22,7 +22,9 @@ from dovetail.cli.score import split_arguments
         exits=(3, 5, 6, 8, 9),
     ),
 )
-@click.argument("arguments", nargs=-1, required=True, type=REFERENCE, metavar="[REFERENCE] DATA")
+@click.argument(
+    "arguments", nargs=-1, required=True, type=REFERENCE_OR_FILE, metavar="[REFERENCE] DATA"
+)
 @click.option(
     "--reference-column", required=True, metavar="COLUMN", help="Column with the right answers."
 )

@@ -24,6 +24,7 @@ from dovetail.errors import (
 UNEXPECTED = 1
 SOME_ROWS_FAILED = 10
 INTERRUPTED = 130
+_LONGEST = 500
 
 EXIT_CODES: tuple[tuple[type[DovetailError], int, str], ...] = (
     (NotFoundError, 3, "not found"),
@@ -70,6 +71,11 @@ def run(arguments: Sequence[str] | None) -> int:
         return _say(f"error: {error}", exit_code(error))
     except BrokenPipeError:
         return _reader_left()
+    except Exception as error:  # noqa: BLE001 (the last place before the person at the terminal)
+        if shows_traceback:
+            traceback.print_exc()
+        what = f"unexpected error, {type(error).__name__}: {error}"
+        return _say(f"{what[:_LONGEST]}; run again with --traceback to see where", UNEXPECTED)
     return result if isinstance(result, int) else 0
 
 

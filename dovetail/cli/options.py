@@ -68,8 +68,22 @@ class ReferenceType(click.ParamType[str]):
         ]
 
 
+class ReferenceOrFileType(ReferenceType):
+    """A reference that may be left out before a file: the shell completes file names, too."""
+
+    name = "reference or file"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[Any]:
+        """Complete references; where none begins like this, let the shell complete a file."""
+        found = super().shell_complete(ctx, param, incomplete)
+        return found or [click.shell_completion.CompletionItem(incomplete, type="file")]
+
+
 NAME = NameType()
 REFERENCE = ReferenceType()
+REFERENCE_OR_FILE = ReferenceOrFileType()
 
 
 def key_values(pairs: tuple[str, ...], *, option: str) -> dict[str, str]:

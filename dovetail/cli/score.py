@@ -10,7 +10,7 @@ import click
 from dovetail.cli.connection import Connection, pass_connection
 from dovetail.cli.exits import SOME_ROWS_FAILED
 from dovetail.cli.model_options import model_options, needs_loader
-from dovetail.cli.options import REFERENCE, help_end, json_option, json_values
+from dovetail.cli.options import REFERENCE_OR_FILE, help_end, json_option, json_values
 from dovetail.cli.output import print_json, row_progress, say, short
 
 
@@ -22,7 +22,9 @@ from dovetail.cli.output import print_json, row_progress, say, short
         exits=(3, 4, 5, 6, 8, 9, SOME_ROWS_FAILED),
     ),
 )
-@click.argument("arguments", nargs=-1, required=True, type=REFERENCE, metavar="[REFERENCE] INPUT")
+@click.argument(
+    "arguments", nargs=-1, required=True, type=REFERENCE_OR_FILE, metavar="[REFERENCE] INPUT"
+)
 @click.option("--output", "-o", required=True, type=click.Path(), help="File to write.")
 @click.option("--adapter-column", metavar="COLUMN", help="Column that names each row's adapter.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Input column to write; all if none.")

@@ -24,9 +24,10 @@ def locate_base(
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
-    if name and path.is_dir():
+    # The methods of Path raise for a name that is too long; these only say no.
+    if name and os.path.isdir(path):  # noqa: PTH112
         return path.resolve()
-    if name and path.exists():
+    if name and os.path.exists(path):  # noqa: PTH110
         raise BaseModelNotFound(
             f"base model {name!r} is a file; give the directory that holds its config.json",
             name=name,
@@ -37,7 +38,7 @@ def locate_base(
     if not any(any(directory.glob(pattern)) for pattern in _WEIGHTS):
         raise BaseModelNotFound(
             f"base model {name!r} is in the hub cache without its weights ({directory}); "
-            "allow the download with online=True (--online)",
+            "allow the download with online=True",
             name=name,
         )
     return directory
@@ -78,8 +79,7 @@ def _from_hub(name: str, *, revision: str | None, online: bool) -> Path:
         advice = (
             "check the network"
             if online
-            else "download it first, give a directory, or allow the download with online=True "
-            "(--online)"
+            else "download it first, give a directory, or allow it with online=True in Python"
         )
         raise BaseModelNotFound(
             f"base model {name!r}{at} is not a directory and not in the local hub cache; {advice}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from dovetail.registry.schema import SCHEMA_REVISION
 _BUSY_TIMEOUT_S = 60
 _WRITE = "dovetail_write"
 _DECODER: Any = json.JSONDecoder()
+_PASSWORD = re.compile(r"//[^/]*@")
 
 
 class Database:
@@ -193,9 +195,10 @@ def _checked_url(url: str) -> URL:
     try:
         parsed = make_url(url)
         dialect = parsed.get_dialect().name
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        shown = _PASSWORD.sub("//***@", url)
         raise InvalidInput(
-            f"database URL {url!r} cannot be used: {error}; write sqlite:////path/to/registry.db",
+            f"database URL {shown!r} cannot be used: {error}; write sqlite:////path/to/registry.db",
             value=url,
         ) from error
     if dialect != "sqlite":

@@ -15,7 +15,7 @@ def test_a_directory_is_taken_as_it_is(tmp_path):
 def test_a_hub_name_outside_the_cache_is_not_fetched(network):
     """The error says what to do, and nothing was sent."""
     before = len(network)
-    with pytest.raises(BaseModelNotFound, match=r"nobody/nothing.*download it first.*--online"):
+    with pytest.raises(BaseModelNotFound, match=r"nobody/nothing.*download it first.*online=True"):
         locate_base("nobody/nothing")
     with pytest.raises(BaseModelNotFound, match="at revision 'v2'"):
         locate_base("nobody/nothing", revision="v2")
