@@ -39,7 +39,14 @@ class Ours:
         self.url = f"sqlite:///{place / 'registry.db'}"
         self.objects_url = (place / "objects").as_uri()
         self.base = make_base(place / "base")
+        self._checkpoint = read_base(self.base)
+        self._database = Database(self.url)
+        self._database.prepare()
         self._fill(versions)
+        # What a store that holds thousands of blobs has: a folder for each beginning of a digest.
+        for beginning in range(256):
+            folder = place / "objects" / "sha256" / f"{beginning:02x}"
+            folder.mkdir(parents=True, exist_ok=True)
         self.registry = Registry.open(
             self.url, self.objects_url, cache_dir=place / "cache", actor="bench"
         )
@@ -49,6 +56,7 @@ class Ours:
 
     def close(self) -> None:
         """Close the registry."""
+        self._database.close()
         self.registry.close()
 
     def new_adapter(self, *, all_new: bool = False) -> Path:
@@ -68,12 +76,25 @@ class Ours:
             source_run="0123456789abcdef0123456789abcdef",
         ).version
 
+    def insert_rows(self) -> int:
+        """Write the rows of a version and commit, as registering does when the files are stored."""
+        name, unique = "adapter-0001", f"rows/{next(self._seeds)}"
+        with self._database.writing() as connection:
+            base_id, base = insert_base_model(connection, self._checkpoint, actor="bench")
+            return insert_version(
+                connection,
+                name=name,
+                base_model_id=base_id,
+                base_model=base.fingerprint,
+                payload=_payload(self._checkpoint, unique),
+                metadata=_metadata(name, dict.fromkeys(SCORES, 0.4)),
+                actor="bench",
+            )
+
     def _fill(self, versions: int) -> None:
         """Write the rows that registering would write, all in one transaction, without files."""
-        checkpoint = read_base(self.base)
-        database = Database(self.url)
-        database.prepare()
-        with database.writing() as connection:
+        checkpoint = self._checkpoint
+        with self._database.writing() as connection:
             base_id, base = insert_base_model(connection, checkpoint, actor="bench")
             for name, number, scores in names_and_scores(versions):
                 insert_version(
@@ -85,7 +106,6 @@ class Ours:
                     metadata=_metadata(name, scores),
                     actor="bench",
                 )
-        database.close()
 
 
 def _metadata(name: str, scores: dict[str, float]) -> Metadata:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
         StorageError,
         VersionNotFound,
     )
-    from dovetail.registry.comparison import Comparison
+    from dovetail.registry.comparison import Comparison, ScoreComparison
+    from dovetail.registry.gates import GateResult
+    from dovetail.registry.manifest import Manifest
     from dovetail.registry.promotion import Promotion
     from dovetail.registry.publishing import Registration
     from dovetail.registry.records import (
@@ -62,12 +64,14 @@ __all__ = [
     "Evaluation",
     "Event",
     "GateRefused",
+    "GateResult",
     "IncompatibleBaseModel",
     "InvalidInput",
     "InvalidPayload",
     "InvalidQuery",
     "InvalidReference",
     "InvalidRow",
+    "Manifest",
     "MissingDependency",
     "NotFoundError",
     "Page",
@@ -76,6 +80,7 @@ __all__ = [
     "Registration",
     "Registry",
     "Score",
+    "ScoreComparison",
     "StorageError",
     "VersionNotFound",
     "__version__",
@@ -88,12 +93,15 @@ _HOMES = {
     "Comparison": "dovetail.registry.comparison",
     "Evaluation": "dovetail.registry.records",
     "Event": "dovetail.registry.records",
+    "GateResult": "dovetail.registry.gates",
+    "Manifest": "dovetail.registry.manifest",
     "Page": "dovetail.registry.search",
     "Promotion": "dovetail.registry.promotion",
     "Reference": "dovetail.registry.reference",
     "Registration": "dovetail.registry.publishing",
     "Registry": "dovetail.registry.store",
     "Score": "dovetail.registry.records",
+    "ScoreComparison": "dovetail.registry.comparison",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from dovetail.registry.checks import check_json, check_scores, check_text
 from dovetail.registry.context import Context
 from dovetail.registry.digests import require_digest
 from dovetail.registry.events import append_event
+from dovetail.registry.examples import parse_examples
 from dovetail.registry.inserting import insert_blob
 from dovetail.registry.jsontext import digest_bytes, digest_json
 from dovetail.registry.objects import ObjectStore, check_digest
@@ -49,6 +50,7 @@ def record_evaluation(
     check_digest(dataset_digest)
     if n < 1 or not values:
         raise InvalidInput(f"an evaluation needs examples and scores; this one has n={n}")
+    _check_examples(examples, n=n, metrics=values)
     examples_digest = digest_bytes(examples)
     context.objects.put(examples_digest, examples)
     now = datetime.now(UTC)
@@ -199,6 +201,21 @@ def read_examples(objects: ObjectStore, digest: str) -> bytes:
         data = stream.read()
     require_digest(digest_bytes(data), expected=digest, what="the evaluation's examples")
     return data
+
+
+def _check_examples(examples: bytes, *, n: int, metrics: Iterable[str]) -> None:
+    """See that the scores of each example are those of this evaluation.
+
+    Raises:
+        InvalidInput: They cannot be read, lack a metric, or are of another number of examples.
+    """
+    parsed = parse_examples(examples)
+    for metric in metrics:
+        found = len(parsed[metric].values) if metric in parsed else 0
+        if found != n:
+            raise InvalidInput(
+                f"the per-example scores have {found} values of {metric!r}; n is {n}", metric=metric
+            )
 
 
 def _scores_of(connection: Connection, ids: list[int]) -> defaultdict[int, dict[str, Score]]:

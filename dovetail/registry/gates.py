@@ -61,9 +61,17 @@ class Scoreboard(Protocol):
 
 
 def check_requirement(
-    requirement: Requirement, version: AdapterVersion, board: Scoreboard
+    requirement: Requirement, version: AdapterVersion, board: Scoreboard, *, moving: str
 ) -> GateResult:
-    """Decide whether a version meets a requirement."""
+    """Decide whether a version meets a requirement.
+
+    Args:
+        requirement: What is asked.
+        version: Of which version.
+        board: Where scores are found.
+        moving: The alias that is about to move. If it is not set yet, a comparison with it holds;
+            one with any other alias that is not set fails, lest a misspelt name opens the gate.
+    """
     found = board.evaluations(version)
     ours = [
         evaluation
@@ -76,7 +84,7 @@ def check_requirement(
         return _refused(requirement, _nothing_measured(requirement, version, found))
     if requirement.threshold is not None:
         return _against_number(requirement, requirement.threshold, version, ours)
-    return _against_other(requirement, version, ours, board)
+    return _against_other(requirement, version, ours, board, moving)
 
 
 def _against_number(
@@ -112,12 +120,22 @@ def _against_number(
 
 
 def _against_other(
-    requirement: Requirement, version: AdapterVersion, ours: list[Evaluation], board: Scoreboard
+    requirement: Requirement,
+    version: AdapterVersion,
+    ours: list[Evaluation],
+    board: Scoreboard,
+    moving: str,
 ) -> GateResult:
     if requirement.alias == BARE_BASE:
         label, theirs = "the bare base model", board.base_evaluations(version.base_model)
     else:
         other = board.version_at(version.name, str(requirement.alias))
+        if other is None and requirement.alias != moving:
+            return _refused(
+                requirement,
+                f"adapter {version.name!r} has no alias {requirement.alias!r} to compare with; "
+                "name one that is set",
+            )
         if other is None:
             return GateResult(
                 requirement=requirement.text,

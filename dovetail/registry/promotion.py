@@ -72,7 +72,9 @@ def promote_version(
         stored = load_requirements(connection, version.name, alias)
         asked = {item.text: item for item in [*map(Requirement.parse, stored), *given]}
         board = RegistryScoreboard(connection, context.objects)
-        gates = tuple(check_requirement(item, version, board) for item in asked.values())
+        gates = tuple(
+            check_requirement(item, version, board, moving=alias) for item in asked.values()
+        )
     failed = not all(gate.passed for gate in gates)
     promotion = Promotion(
         name=version.name,

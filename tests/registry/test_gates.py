@@ -111,6 +111,13 @@ def test_an_alias_that_is_not_set_demands_nothing(summary, measure):
     assert "not set yet" in gate.message
 
 
+def test_a_misspelt_alias_opens_no_gate(summary, measure):
+    """Only the alias that is moving may be unset; any other name must be one that is set."""
+    measure("summary/1", TWENTY)
+    gates = refusal(summary, "summary/1", "rougeL >= prodution")
+    assert "no alias 'prodution' to compare with" in gates[0].message
+
+
 @pytest.fixture
 def promoted(summary, measure):
     """The registry with ``summary/1`` measured and in production."""
