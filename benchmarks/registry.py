@@ -21,8 +21,8 @@ from benchmarks.measuring import Times, interleave
 from benchmarks.ours import Ours
 from benchmarks.report import Report, Row
 from benchmarks.theirs import Theirs
+from dovetail.registry.digests import digest_bytes
 from dovetail.registry.folder import WEIGHTS_FILE
-from dovetail.registry.jsontext import digest_bytes
 from dovetail.registry.objects import LocalObjectStore
 from dovetail.registry.payload import read_payload
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dovetail.errors import IncompatibleBaseModel, NotFoundError
+from dovetail.registry.live import names_vocabulary
 
 if TYPE_CHECKING:
     from dovetail.registry.fingerprint import BaseCheckpoint, Manifest, TensorEntry
@@ -119,17 +120,13 @@ def _describe(name: str, old: TensorEntry | None, new: TensorEntry | None) -> st
         return f"{name} (missing)"
     if old is None:
         return f"{name} (not expected)"
-    if old.shape != new.shape and old.shape[1:] == new.shape[1:] and _is_vocabulary(name):
+    if old.shape != new.shape and old.shape[1:] == new.shape[1:] and names_vocabulary(name):
         return f"{name} (vocabulary of {new.shape[0]:,} instead of {old.shape[0]:,})"
     if old.shape != new.shape:
         return f"{name} (shape {list(new.shape)} instead of {list(old.shape)})"
     if old.dtype != new.dtype:
         return f"{name} ({new.dtype} instead of {old.dtype})"
     return f"{name} (other values)"
-
-
-def _is_vocabulary(name: str) -> bool:
-    return any(part in name for part in ("embed", "wte", "shared", "lm_head"))
 
 
 def _short(digest: str) -> str:

@@ -1,14 +1,31 @@
-"""Digests of files and streams, and what happens when one is not as recorded."""
+"""SHA-256 digests, always written ``sha256:`` and 64 hexadecimal digits."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import BinaryIO
 
 from dovetail.errors import DigestMismatch
 
 CHUNK_BYTES = 1 << 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def is_digest(value: object) -> bool:
+    """Tell whether the value is a digest as Dovetail writes them."""
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def digest_bytes(data: bytes) -> str:
+    """Hash bytes.
+
+    Examples:
+        >>> digest_bytes(b"")
+        'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+    """
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def digest_file(path: Path) -> str:

@@ -13,11 +13,11 @@ from sqlalchemy import Connection, insert, select
 from dovetail.errors import InvalidInput
 from dovetail.registry.checks import check_json, check_scores, check_text
 from dovetail.registry.context import Context
-from dovetail.registry.digests import require_digest
+from dovetail.registry.digests import digest_bytes, require_digest
 from dovetail.registry.events import append_event
 from dovetail.registry.examples import parse_examples
 from dovetail.registry.inserting import insert_blob
-from dovetail.registry.jsontext import digest_bytes, digest_json
+from dovetail.registry.jsontext import digest_json
 from dovetail.registry.objects import ObjectStore, check_digest
 from dovetail.registry.reading import find_base_model, find_version
 from dovetail.registry.records import Evaluation, Score

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from dovetail.errors import ConflictError
+from dovetail.registry.digests import digest_bytes
 from dovetail.registry.events import append_event
 from dovetail.registry.fingerprint import BaseCheckpoint
-from dovetail.registry.jsontext import digest_bytes
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.payload import Payload
 from dovetail.registry.reading import find_base_model, known_base_model

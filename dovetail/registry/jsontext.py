@@ -6,7 +6,6 @@ Python's own parser takes the last of two equal keys, accepts ``NaN``, and can b
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from dovetail.errors import InvalidInput, InvalidPayload
+from dovetail.registry.digests import digest_bytes
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 64
@@ -25,7 +25,6 @@ MAX_DIGITS = 400
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_BRACKETS = bytes(code for code in range(256) if code not in b"[]{}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def parse_json(
@@ -135,16 +134,6 @@ def canonical_json(value: Any) -> bytes:
 def digest_json(value: Any) -> str:
     """Return ``sha256:`` and the hash of the value's canonical JSON."""
     return digest_bytes(canonical_json(value))
-
-
-def digest_bytes(data: bytes) -> str:
-    """Return ``sha256:`` and the hash of the bytes."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def is_digest(value: object) -> bool:
-    """Tell whether the value is a digest as Dovetail writes them."""
-    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def _depth(data: bytes, limit: int) -> int:

@@ -225,7 +225,7 @@ def _difference(entry: TensorEntry, recorded: TensorEntry | None) -> str:
     if recorded is None:
         return f"{entry.name} is not in the recorded base"
     if entry.shape != recorded.shape:
-        if entry.shape[1:] == recorded.shape[1:] and _names_vocabulary(entry.name):
+        if entry.shape[1:] == recorded.shape[1:] and names_vocabulary(entry.name):
             have, want = entry.shape[0], recorded.shape[0]
             return f"{entry.name} has a vocabulary of {have:,}, recorded {want:,}"
         return f"{entry.name} has shape {entry.shape}, recorded {recorded.shape}"
@@ -234,7 +234,8 @@ def _difference(entry: TensorEntry, recorded: TensorEntry | None) -> str:
     return f"{entry.name} has other values"
 
 
-def _names_vocabulary(name: str) -> bool:
+def names_vocabulary(name: str) -> bool:
+    """Tell whether a tensor's first dimension is the vocabulary, by its name."""
     return any(word in name for word in ("embed", "wte", "lm_head", "shared"))
 
 

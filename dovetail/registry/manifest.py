@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from dovetail.errors import InvalidInput
-from dovetail.registry.jsontext import canonical_json, digest_bytes, is_digest, parse_json
+from dovetail.registry.digests import digest_bytes, is_digest
+from dovetail.registry.jsontext import canonical_json, parse_json
 from dovetail.registry.tensorfile import DTYPE_BITS, MAX_DIMENSIONS
 
 MAX_MANIFEST_BYTES = 256 * 2**20

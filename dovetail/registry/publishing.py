@@ -18,10 +18,9 @@ from dovetail.errors import BaseModelNotFound, ConflictError
 from dovetail.registry.checks import check_text
 from dovetail.registry.compatibility import check_against_base
 from dovetail.registry.context import Context, Progress
-from dovetail.registry.digests import require_digest
+from dovetail.registry.digests import digest_bytes, require_digest
 from dovetail.registry.fingerprint import BaseCheckpoint, parse_manifest, read_base
 from dovetail.registry.inserting import find_identical, insert_base_model, insert_version
-from dovetail.registry.jsontext import digest_bytes
 from dovetail.registry.manifest import Manifest
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.payload import Payload, read_payload

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dovetail.errors import InvalidInput
-from dovetail.registry.jsontext import canonical_json, digest_bytes, parse_json
+from dovetail.registry.digests import digest_bytes
+from dovetail.registry.jsontext import canonical_json, parse_json
 
 _MAX_BYTES = 512 * 2**20
 _FORMAT = 1

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.errors import IncompatibleBaseModel, InvalidInput
-from dovetail.registry.jsontext import digest_bytes, digest_json, parse_json
+from dovetail.registry.digests import digest_bytes
+from dovetail.registry.jsontext import digest_json, parse_json
 
 MAX_TOKENIZER_BYTES = 256 * 2**20
 

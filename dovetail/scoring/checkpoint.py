@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from dovetail.errors import ConflictError, InvalidInput, StorageError
+from dovetail.registry.durable import sync
 
 __all__ = ["PartialOutput"]
 
@@ -131,13 +132,13 @@ class PartialOutput:
             if not self._state.finished:
                 if not finished.exists():
                     whole = finish(self._cut())
-                    _sync(whole)
+                    sync(whole)
                     whole.replace(finished)
-                    _sync(self._directory)
+                    sync(self._directory)
                 self._save(replace(self._state, finished=True))
             if finished.exists():
                 finished.replace(self.output)
-            _sync(self.output.parent)
+            sync(self.output.parent)
 
     def _read(self, *, resume: bool, overwrite: bool) -> None:
         """Find what an earlier run left, and decide what becomes of it."""
@@ -244,15 +245,6 @@ def _write_whole(path: Path, data: bytes) -> None:
     """Replace a file so that it is either the old one or the new one, whatever happens."""
     new = path.with_name(f"{path.name}.new")
     new.write_bytes(data)
-    _sync(new)
+    sync(new)
     new.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

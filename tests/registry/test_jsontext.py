@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.errors import InvalidInput, InvalidPayload
-from dovetail.registry.jsontext import canonical_json, digest_json, is_digest, parse_json
+from dovetail.registry.digests import is_digest
+from dovetail.registry.jsontext import canonical_json, digest_json, parse_json
 
 VALUES = st.recursive(
     st.none()

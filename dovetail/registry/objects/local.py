@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 
 from dovetail.errors import StorageError
 from dovetail.registry.digests import copy_hashed, digest_file, digest_stream, require_digest
+from dovetail.registry.durable import make_directory, sync
 from dovetail.registry.objects.protocol import BlobInfo, check_digest, opened
 
 _FAN_OUT = 2
@@ -45,9 +46,9 @@ class LocalObjectStore:
             if self._is_whole(target, digest):
                 require_digest(digest_stream(stream), expected=digest, what=_name_of(source))
                 return False
-            _make_directory(target.parent)
+            make_directory(target.parent)
             scratch = self.directory / "tmp"
-            _make_directory(scratch)
+            make_directory(scratch)
             with tempfile.NamedTemporaryFile(dir=scratch, prefix="put-") as temporary:
                 found = copy_hashed(stream, cast("BinaryIO", temporary.file))
                 require_digest(found, expected=digest, what=_name_of(source))
@@ -55,7 +56,7 @@ class LocalObjectStore:
                 os.fchmod(temporary.fileno(), 0o444)
                 os.fsync(temporary.fileno())
                 self._name(temporary.name, target, digest)
-            _sync_directory(target.parent)
+            sync(target.parent)
         return True
 
     def open(self, digest: str) -> BinaryIO:
@@ -132,20 +133,3 @@ class LocalObjectStore:
 
 def _name_of(source: Path | bytes) -> str:
     return "the blob" if isinstance(source, bytes) else f"file {str(source)!r}"
-
-
-def _make_directory(directory: Path) -> None:
-    """Make a directory and flush the entry that names it, so that a crash cannot lose it."""
-    if directory.is_dir():
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(exist_ok=True)
-    _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dovetail.errors import StorageError
-from dovetail.registry.digests import require_digest
-from dovetail.registry.jsontext import digest_bytes
+from dovetail.registry.digests import digest_bytes, require_digest
 from dovetail.registry.objects.protocol import BlobInfo, check_digest, opened
 
 

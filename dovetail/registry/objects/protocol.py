@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from dovetail.errors import InvalidInput, InvalidPayload
-
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+from dovetail.registry.digests import is_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +70,7 @@ def check_digest(digest: str) -> str:
     Raises:
         InvalidInput: The text is no digest.
     """
-    if not _DIGEST.fullmatch(digest):
+    if not is_digest(digest):
         raise InvalidInput(
             f"{digest!r} is no digest; a digest is sha256: and 64 of 0-9 a-f", value=digest
         )
