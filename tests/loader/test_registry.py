@@ -139,6 +139,9 @@ def test_a_mismatch_can_be_allowed_and_shows(published, changed_dir, caplog):
         (generation,) = base.generate([Row("w5 w6", "summary/1")], max_new_tokens=2)
         assert generation.adapter.base_mismatch
         assert "summary/1, which was trained on" in caplog.text
+        event = published.history("summary")[-1]
+        assert (event.action, event.number) == ("base-mismatch", 1)
+        assert event.details["attached_to"] == base.fingerprint
         with pytest.raises(IncompatibleBaseModel):
             base.attach("summary/1")
 

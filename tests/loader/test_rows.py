@@ -145,3 +145,12 @@ def test_options_that_do_nothing_without_sampling_are_left_out(gpt2, texts):
     """A temperature alone does not make a call sample."""
     rows = [Row(text) for text in texts[:3]]
     assert tokens(gpt2, rows, temperature=0.5, min_p=0.1) == tokens(gpt2, rows)
+
+
+def test_each_row_is_told_of_when_it_is_done(gpt2, prompt, texts):
+    """Once per row, failed ones too, with the generation that is yielded later."""
+    gpt2.attach_directory(prompt, name="soft")
+    rows = [Row(text, name) for text in [*texts[:4], ""] for name in ("soft", None)]
+    told = []
+    found = list(gpt2.generate(rows, batch_size=2, max_new_tokens=3, on_done=told.append))
+    assert sorted(told, key=lambda generation: generation.index) == found

@@ -83,6 +83,21 @@ def test_what_cannot_be_kept_is_refused(summary, base_print, change):
     assert summary.evaluations() == []
 
 
+@pytest.mark.parametrize(
+    ("examples", "words"),
+    [
+        (b"{}", "no per-example scores"),
+        (format_examples({"rougeL": ExampleScores("mean", [0.5])}), "1 values of 'rougeL'; n is 2"),
+        (format_examples({"bleu": ExampleScores("mean", [0.5, 0.5])}), "0 values of 'rougeL'"),
+    ],
+)
+def test_examples_of_another_evaluation_are_refused(summary, base_print, examples, words):
+    """A gate must be able to rely on them later."""
+    with pytest.raises(InvalidInput, match=words):
+        summary.record_evaluation(base_model=base_print, **{**GOOD, "examples": examples})
+    assert summary.evaluations("summary/1") == []
+
+
 def test_a_version_or_base_that_does_not_exist_is_refused(summary, base_print):
     """With the error that says which."""
     with pytest.raises(VersionNotFound):
