@@ -10,8 +10,9 @@ import ctypes
 import hashlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,15 +62,29 @@ def hash_pieces(pieces: Mapping[str, Piece], *, progress: Progress | None = None
             piece.release()
         return f"sha256:{hasher.hexdigest()}"
 
-    order = sorted(pieces, key=lambda name: pieces[name].size, reverse=True)
+    # Each worker takes the next piece by itself: a task for each piece would cost more than
+    # hashing a small one.
+    order = deque(sorted(pieces, key=lambda name: pieces[name].size, reverse=True))
+    found: dict[str, str] = {}
+
+    def work() -> None:
+        while True:
+            try:
+                name = order.popleft()
+            except IndexError:
+                return
+            found[name] = digest(pieces[name])
+
     workers = max(1, min(_MAX_WORKERS, usable_cores(), len(order)))
     with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-hash") as pool:
+        running = [pool.submit(work) for _ in range(workers)]
         try:
-            found = list(pool.map(digest, (pieces[name] for name in order)))
+            for future in as_completed(running):
+                future.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            order.clear()
             raise
-    return dict(zip(order, found, strict=True))
+    return found
 
 
 def usable_cores() -> int:
