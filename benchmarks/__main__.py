@@ -9,23 +9,15 @@ import os
 import platform
 import sqlite3
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.report import Report, as_json, print_report, print_summary
+from benchmarks.report import as_json, print_report, print_summary
 from dovetail import __version__
 
 BENCHMARKS = ("registry", "fingerprint", "startup")
 """Modules of this package, each with a function ``run(*, quick) -> Report``."""
-
-
-def run(name: str, *, quick: bool) -> Report:
-    """Run one benchmark."""
-    report: Report = importlib.import_module(f"benchmarks.{name}").run(quick=quick)
-    return report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reports = []
     for name in options.names or BENCHMARKS:
         before = os.getloadavg()[0]
-        # Each in a process of its own: what one has loaded would slow the next down.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            report = process.submit(run, name, quick=options.quick).result()
+        report = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
         reports.append(report)
         print_report(console, report)
         listed = ", ".join(f"{key} {value}" for key, value in report.versions.items())

@@ -14,8 +14,9 @@ from sqlalchemy import Connection, insert, select
 from dovetail.registry.checks import check_text
 from dovetail.registry.jsontext import digest_json
 from dovetail.registry.records import Event
-from dovetail.registry.schema import EventRow
+from dovetail.registry.schema import EventRow, table_of
 
+_ADD = insert(table_of(EventRow))
 GENESIS = "sha256:" + "0" * 64
 """What the first event carries as the hash before it."""
 
@@ -50,7 +51,7 @@ def append_event(
         "previous_hash": last.hash if last else GENESIS,
     }
     fields["hash"] = event_hash(fields)
-    connection.execute(insert(EventRow).values(**fields))
+    connection.execute(_ADD, fields)
     return Event(**fields)
 
 

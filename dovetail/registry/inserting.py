@@ -24,6 +24,7 @@ from dovetail.registry.schema import (
     FileRow,
     ScoreRow,
     VersionRow,
+    table_of,
 )
 
 # Building a statement takes longer than running it, so those of every registration are built once.
@@ -41,11 +42,11 @@ _IDENTICAL = (
 _HIGHEST = select(func.max(VersionRow.number)).where(
     VersionRow.adapter_id == bindparam("of_adapter")
 )
-_ADD_VERSION = insert(VersionRow).returning(VersionRow.id)
-_ADD_BLOB = insert_or_ignore(BlobRow).on_conflict_do_nothing()
-_ADD_FILE = insert(FileRow)
-_ADD_EVALUATION = insert(EvaluationRow).returning(EvaluationRow.id)
-_ADD_SCORE = insert(ScoreRow)
+_ADD_VERSION = insert(table_of(VersionRow)).returning(VersionRow.id)
+_ADD_BLOB = insert_or_ignore(table_of(BlobRow)).on_conflict_do_nothing()
+_ADD_FILE = insert(table_of(FileRow))
+_ADD_EVALUATION = insert(table_of(EvaluationRow)).returning(EvaluationRow.id)
+_ADD_SCORE = insert(table_of(ScoreRow))
 
 
 def insert_base_model(

@@ -7,7 +7,7 @@ never leave the registry; `dovetail.registry.records` does.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -26,6 +26,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA_REVISION = "0001"
@@ -75,6 +76,11 @@ class Table(DeclarativeBase):
         dict[str, Any]: JSON,
         list[str]: JSON,
     }
+
+
+def table_of(row: type[Table]) -> SqlTable:
+    """Return the plain table of a class: an insert into it goes without the ORM's detours."""
+    return cast("SqlTable", row.__table__)
 
 
 class BlobRow(Table):
