@@ -2,7 +2,7 @@
 
 MLflow's `create_model_version` writes one URI. `Registry.register` reads, checks and hashes an
 adapter's files, compares them with the base model's 148 tensors, stores them durably, and appends
-to the history; the whole of it is measured. MLflow's filters compare tags for equality only, so for
+to the history; the whole of it is measured. MLflow's filters compare tags as text, so for
 a numeric score every version must come to the client, which chooses; both sides return the same
 number of versions.
 """
