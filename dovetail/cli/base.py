@@ -24,7 +24,7 @@ def base_directory(registry: Registry, wanted: str) -> str:
     from dovetail.errors import BaseModelNotFound
 
     # Path.is_dir raises for a name that is too long; this one only says no.
-    if os.path.isdir(wanted):  # noqa: PTH112
+    if os.path.isdir(wanted):  # noqa: PTH112 (as said above)
         return wanted
     try:
         return registry.base_model(wanted).fingerprint

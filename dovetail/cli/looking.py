@@ -264,5 +264,5 @@ def _print_evaluations(evaluations: Sequence[Evaluation]) -> None:
         print_table(("scores", "dataset", "digest", "n", "metric", "value [95 % interval]"), rows)
 
 
-def _pairs(values: object) -> str:
-    return ", ".join(f"{key}={value}" for key, value in dict(values).items())  # type: ignore[call-overload]
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())

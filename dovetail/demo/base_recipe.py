@@ -202,7 +202,7 @@ def _optimise(
         logits = model(input_ids=ids).logits[:, :-1]
         losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         loss = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # theirs
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -211,14 +211,14 @@ def _optimise(
 
 
 def _save(model: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path) -> None:
-    model.eval()  # type: ignore[no-untyped-call]
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.eval()  # type: ignore[no-untyped-call]  # theirs
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # theirs
         eos_token_id=EOS_ID, pad_token_id=PAD_ID, max_new_tokens=32
     )
     with no_progress_bars():
         model.save_pretrained(directory)
     (directory / "model.safetensors").chmod(0o644)
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # theirs
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,

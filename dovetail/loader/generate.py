@@ -189,7 +189,7 @@ class Generator:
             torch.random.fork_rng(devices, enabled=self._seeded(lane)),
         ):
             if self._seeded(lane):
-                torch.manual_seed(self._seed + jobs[0].index)  # type: ignore[operator]
+                torch.manual_seed(self._seed + jobs[0].index)  # type: ignore[operator]  # seeded
             output = run(self._model, [job.ids for job in jobs], options).tolist()
         for job, tokens in zip(jobs, output, strict=True):
             yield self._finish(job, tokens)

@@ -25,9 +25,9 @@ def locate_base(
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
     # The methods of Path raise for a name that is too long; these only say no.
-    if name and os.path.isdir(path):  # noqa: PTH112
+    if name and os.path.isdir(path):  # noqa: PTH112 (as said above)
         return path.resolve()
-    if name and os.path.exists(path):  # noqa: PTH110
+    if name and os.path.exists(path):  # noqa: PTH110 (likewise)
         raise BaseModelNotFound(
             f"base model {name!r} is a file; give the directory that holds its config.json",
             name=name,

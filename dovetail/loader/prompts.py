@@ -45,7 +45,7 @@ def load_prompt(payload: Payload, model: PreTrainedModel) -> tuple[torch.Tensor,
             notes = (f"a multitask prompt of {len(cols)} tasks: task 0 is used",)
     wanted = _virtual_tokens(payload)
     allowed = {wanted, 2 * wanted} if model.config.is_encoder_decoder else {wanted}
-    if prompt.ndim != 2 or prompt.shape[0] not in allowed:  # noqa: PLR2004
+    if prompt.ndim != 2 or prompt.shape[0] not in allowed:  # noqa: PLR2004 (a matrix)
         raise InvalidPayload(
             f"prompt_embeddings has shape {list(prompt.shape)}, but adapter_config.json says "
             f"num_virtual_tokens={wanted}",

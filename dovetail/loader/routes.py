@@ -110,7 +110,7 @@ class PromptRoute:
         }
         if not model.config.is_encoder_decoder:
             inputs["input_ids"] = ids
-        output: torch.Tensor = model.generate(**inputs, **options)  # type: ignore[operator]
+        output: torch.Tensor = model.generate(**inputs, **options)  # type: ignore[operator]  # untyped there
         return new_tokens(model, output, ids)
 
 

@@ -160,4 +160,4 @@ def _problems(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 (a line)

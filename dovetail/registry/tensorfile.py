@@ -105,7 +105,7 @@ class TensorFile:
 
         info = self.tensors[name]
         flat = np.frombuffer(self.raw(name), dtype=_NUMPY.get(info.dtype, "u1"))
-        return flat if DTYPE_BITS[info.dtype] < 8 else flat.reshape(info.shape)  # noqa: PLR2004
+        return flat if DTYPE_BITS[info.dtype] < 8 else flat.reshape(info.shape)  # noqa: PLR2004 (a byte)
 
     def release(self, name: str) -> None:
         """Tell the kernel that the pages of this tensor are not needed in memory any more."""
@@ -204,7 +204,7 @@ def _tensor(path: Path, name: str, entry: Any) -> TensorInfo:
         _refuse(path, f"gives tensor {name!a} the unknown dtype {dtype!a}")
     if not _sizes(shape) or len(shape) > MAX_DIMENSIONS:
         _refuse(path, f"gives tensor {name!a} the impossible shape {_short(shape)}")
-    if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004
+    if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004 (a pair)
         _refuse(path, f"gives tensor {name!a} the impossible offsets {_short(offsets)}")
     start, stop = offsets
     bits = math.prod(shape) * DTYPE_BITS[dtype]
@@ -237,7 +237,7 @@ def _check_cover(path: Path, found: list[TensorInfo], length: int) -> None:
 
 def _short(value: Any) -> str:
     text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 (a line)
 
 
 def _refuse(path: Path, problem: str) -> NoReturn:

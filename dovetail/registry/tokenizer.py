@@ -106,13 +106,13 @@ def _described(kind: str, vocab: Any, merges: Any, added: Any) -> dict[str, Any]
 
 
 def _is_scored(piece: Any) -> bool:
-    return isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str)  # noqa: PLR2004
+    return isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str)  # noqa: PLR2004 (a pair)
 
 
 def _merge(pair: Any) -> list[str]:
     # tokenizers wrote "a b" until 0.20 and ["a", "b"] since.
     parts = pair.split(" ") if isinstance(pair, str) else pair
-    if not isinstance(parts, list) or len(parts) != 2:  # noqa: PLR2004
+    if not isinstance(parts, list) or len(parts) != 2:  # noqa: PLR2004 (a pair)
         raise InvalidInput(f"the tokenizer has the malformed merge {ascii(pair)[:60]}")
     return [str(part) for part in parts]
 
