@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_DIR ?= dovetail-demo
+WORKERS ?= $(shell nproc)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench format constraints wheel clean
+.PHONY: help demo test lint check bench format constraints wheel clean
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -22,14 +24,16 @@ demo: $(READY)  ## Run the whole main job on a small model
 	$(BIN)/dovetail demo --directory $(DEMO_DIR)
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-check: $(READY)  ## Format, lint, types, layers, tests with coverage
+lint: $(READY)  ## Format, lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: lint  ## All of lint, and the tests with coverage
+	$(PYTEST) --cov --cov-report=term
 
 bench: $(READY)  ## Measure against peers, in one run
 	$(BIN)/python -m benchmarks

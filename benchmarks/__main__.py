@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.report import as_json, print_report, print_summary
 from dovetail import __version__
 
-BENCHMARKS = ("registry", "fingerprint", "startup")
+BENCHMARKS = ("registry", "storage", "scale", "fingerprint", "startup")
 """Modules of this package, each with a function ``run(*, quick) -> Report``."""
 
 

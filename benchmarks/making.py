@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 WIDTH = 32
 LAYERS = 12
 RANK = 4
+BYTES_PER_RANK = LAYERS * (WIDTH + 3 * WIDTH) * 4
 SCORES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 _MODULES = (
@@ -109,26 +111,34 @@ def make_base(directory: Path) -> Path:
     return directory
 
 
-def make_adapter(directory: Path, seed: int, *, all_new: bool = False) -> Path:
+def make_adapter(directory: Path, seed: int, *, all_new: bool = False, rank: int = RANK) -> Path:
     """Write a LoRA as ``save_pretrained`` does: configuration, weights, model card.
 
     Args:
         directory: Where; it is made.
         seed: Makes the weights differ.
         all_new: Make the configuration and the model card differ as well.
+        rank: The LoRA's; the file has `BYTES_PER_RANK` for each.
     """
     directory.mkdir(parents=True)
     random = np.random.default_rng(seed)
     weights = {}
     for layer in range(LAYERS):
         module = f"base_model.model.transformer.h.{layer}.attn.c_attn"
-        weights[f"{module}.lora_A.weight"] = random.normal(size=(RANK, WIDTH)).astype("f4")
-        weights[f"{module}.lora_B.weight"] = random.normal(size=(3 * WIDTH, RANK)).astype("f4")
+        weights[f"{module}.lora_A.weight"] = random.normal(size=(rank, WIDTH)).astype("f4")
+        weights[f"{module}.lora_B.weight"] = random.normal(size=(3 * WIDTH, rank)).astype("f4")
     write_safetensors(directory / "adapter_model.safetensors", weights)
-    own = {"run": seed} if all_new else {}
+    own = {"r": rank} | ({"run": seed} if all_new else {})
     (directory / "adapter_config.json").write_text(json.dumps(LORA_CONFIG | own, indent=2))
     (directory / "README.md").write_text(_README + (f"\nrun {seed}\n" if all_new else ""))
     return directory
+
+
+def renew(adapter: Path) -> None:
+    """Give an adapter other weights, so that it is new to everybody; most of them stay."""
+    with (adapter / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-RANK * 4, os.SEEK_END)
+        file.write(np.random.default_rng().normal(size=RANK).astype("f4").tobytes())
 
 
 def make_checkpoint(directory: Path, *, size: int, tensors: int, shards: int) -> Path:

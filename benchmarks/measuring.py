@@ -45,7 +45,11 @@ class Times:
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1
+    contestants: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    before: Callable[[], object] | None = None,
 ) -> dict[str, Times]:
     """Run each in turn, round by round, and return the times of each.
 
@@ -56,6 +60,7 @@ def interleave(
         contestants: What to call, by name.
         rounds: How many times each is timed.
         warmup: Rounds before those, which are not counted.
+        before: Called before each turn, outside the times.
     """
     # What is there already is not searched for garbage: MLflow's half a million objects would
     # otherwise be gone through again and again, in whoever's time that falls.
@@ -67,6 +72,8 @@ def interleave(
         gc.collect()
         for name in order if number % 2 == 0 else reversed(order):
             run = contestants[name]
+            if before is not None:
+                before()
             start = time.perf_counter()
             run()
             end = time.perf_counter()

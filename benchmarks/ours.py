@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from benchmarks.making import LORA_CONFIG, SCORES, make_adapter, make_base
-from dovetail import AdapterVersion, Registry
+from dovetail import AdapterVersion, BaseModel, Registry
 from dovetail.registry.database import Database
 from dovetail.registry.fingerprint import BaseCheckpoint, read_base
-from dovetail.registry.inserting import insert_base_model, insert_version
+from dovetail.registry.inserting import (
+    find_numbers,
+    insert_base_model,
+    insert_version,
+    lock_adapter,
+    update_adapter,
+)
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.payload import Payload, PayloadFile, payload_digest
 
@@ -32,16 +40,17 @@ class Ours:
     Args:
         place: An empty directory.
         versions: How many versions.
+        url: An empty database; None for a SQLite file.
     """
 
-    def __init__(self, place: Path, versions: int) -> None:
+    def __init__(self, place: Path, versions: int, url: str | None = None) -> None:
         self.place = place
-        self.url = f"sqlite:///{place / 'registry.db'}"
+        self.url = url or f"sqlite:///{place / 'registry.db'}"
         self.objects_url = (place / "objects").as_uri()
         self.base = make_base(place / "base")
         self._checkpoint = read_base(self.base)
         self._database = Database(self.url)
-        self._database.prepare()
+        self._database.upgrade()
         self._fill(versions)
         # What a store that holds thousands of blobs has: a folder for each beginning of a digest.
         for beginning in range(256):
@@ -76,36 +85,46 @@ class Ours:
             source_run="0123456789abcdef0123456789abcdef",
         ).version
 
-    def insert_rows(self) -> int:
+    def insert_rows(self) -> AdapterVersion:
         """Write the rows of a version and commit, as registering does when the files are stored."""
-        name, unique = "adapter-0001", f"rows/{next(self._seeds)}"
+        unique = f"rows/{next(self._seeds)}"
         with self._database.writing() as connection:
-            base_id, base = insert_base_model(connection, self._checkpoint, actor="bench")
-            return insert_version(
-                connection,
-                name=name,
-                base_model_id=base_id,
-                base_model=base.fingerprint,
-                payload=_payload(self._checkpoint, unique),
-                metadata=_metadata(name, dict.fromkeys(SCORES, 0.4)),
-                actor="bench",
-            )
+            base = insert_base_model(connection, self._checkpoint, actor="bench")
+            return self._insert(connection, base, "adapter-0001", unique, 0.4)
 
     def _fill(self, versions: int) -> None:
         """Write the rows that registering would write, all in one transaction, without files."""
         checkpoint = self._checkpoint
         with self._database.writing() as connection:
-            base_id, base = insert_base_model(connection, checkpoint, actor="bench")
+            base = insert_base_model(connection, checkpoint, actor="bench")
             for name, number, scores in names_and_scores(versions):
-                insert_version(
-                    connection,
-                    name=name,
-                    base_model_id=base_id,
-                    base_model=base.fingerprint,
-                    payload=_payload(checkpoint, f"{name}/{number}"),
-                    metadata=_metadata(name, scores),
-                    actor="bench",
-                )
+                unique = f"{name}/{number}"
+                self._insert(connection, base, name, unique, scores["rougeL"])
+
+    def _insert(
+        self,
+        connection: Connection,
+        base: tuple[int, BaseModel],
+        name: str,
+        unique: str,
+        score: float,
+    ) -> AdapterVersion:
+        payload = _payload(self._checkpoint, unique)
+        metadata = _metadata(name, dict.fromkeys(SCORES, score))
+        content = metadata.content_digest(payload.digest, base[1].fingerprint)
+        adapter = lock_adapter(connection, name, metadata)
+        number, _ = find_numbers(connection, adapter, content=content)
+        update_adapter(connection, adapter, name, metadata)
+        return insert_version(
+            connection,
+            adapter=adapter,
+            name=name,
+            number=number,
+            base=base,
+            payload=payload,
+            metadata=metadata,
+            actor="bench",
+        )
 
 
 def _metadata(name: str, scores: dict[str, float]) -> Metadata:

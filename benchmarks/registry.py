@@ -1,4 +1,4 @@
-"""Registering, resolving and searching, against MLflow's own store on SQLite.
+"""Registering, resolving and searching, against MLflow's own store on the same database.
 
 MLflow's `create_model_version` writes one URI. `Registry.register` reads, checks and hashes an
 adapter's files, compares them with the base model's 148 tensors, stores them durably, and appends
@@ -9,8 +9,10 @@ number of versions.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import count
@@ -20,6 +22,7 @@ from typing import Any
 from benchmarks.measuring import Times, interleave
 from benchmarks.ours import Ours
 from benchmarks.report import Report, Row
+from benchmarks.servers import first_of
 from benchmarks.theirs import Theirs
 from dovetail.registry.digests import digest_bytes
 from dovetail.registry.folder import WEIGHTS_FILE
@@ -27,39 +30,56 @@ from dovetail.registry.objects import LocalObjectStore
 from dovetail.registry.payload import read_payload
 
 _PEER = "MLflow"
+_WARMUP = 5
 
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
     versions: int
-    quick_calls: int
-    slow_calls: int
+    registrations: int
+    lookups: int
+    searches: int
 
 
 def run(*, quick: bool) -> Report:
     """Measure; quickly and on little, or properly."""
-    sizes = _Sizes(200, 5, 2) if quick else _Sizes(10_000, 200, 9)
-    with tempfile.TemporaryDirectory(prefix="dovetail-bench-") as name:
-        place = Path(name)
-        (place / "ours").mkdir()
-        ours, theirs = Ours(place / "ours", sizes.versions), Theirs(place, sizes.versions)
-        try:
-            rows = [
-                *_search(ours, theirs, sizes),
-                *_resolve(ours, theirs, sizes),
-                *_register(ours, theirs, sizes),
-            ]
-        finally:
-            ours.close()
-            theirs.close()
+    sizes = _Sizes(200, 5, 5, 2) if quick else _Sizes(10_000, 1_000, 10_000, 9)
+    with _both_filled(sizes) as (ours, theirs):
+        rows = [
+            *_search(ours, theirs, sizes),
+            *_resolve("SQLite", ours, theirs, sizes),
+            *_register("SQLite", ours, theirs, sizes),
+            *_register_parts(ours, sizes),
+        ]
+    with first_of("PostgresServer") as server:
+        if server is not None:
+            urls = (server.url(server.create_database()) for _ in range(2))
+            with _both_filled(sizes, *urls) as (ours, theirs):
+                rows += _resolve("PostgreSQL", ours, theirs, sizes)
+                rows += _register("PostgreSQL", ours, theirs, sizes)
     return Report(
         name="registry",
         setting=f"{sizes.versions:,} versions under {-(-sizes.versions // 100)} names on either "
-        "side, SQLite on one disk. MLflow keeps scores as tags; registering a version there "
-        "stores a URI and no file.",
+        "side. SQLite: one disk for all files. PostgreSQL: one server on this machine with a "
+        "database for either side, in memory and without fsync. MLflow keeps scores as tags; "
+        "registering a version there stores a URI and no file.",
         rows=rows,
         versions={"mlflow": version("mlflow"), "sqlalchemy": version("sqlalchemy")},
     )
+
+
+@contextmanager
+def _both_filled(
+    sizes: _Sizes, our_url: str | None = None, their_url: str | None = None
+) -> Iterator[tuple[Ours, Theirs]]:
+    with tempfile.TemporaryDirectory(prefix="dovetail-bench-") as name:
+        place = Path(name)
+        (place / "ours").mkdir()
+        with (
+            contextlib.closing(Ours(place / "ours", sizes.versions, our_url)) as ours,
+            contextlib.closing(Theirs(place, sizes.versions, their_url)) as theirs,
+        ):
+            yield ours, theirs
 
 
 def _search(ours: Ours, theirs: Theirs, sizes: _Sizes) -> list[Row]:
@@ -71,7 +91,7 @@ def _search(ours: Ours, theirs: Theirs, sizes: _Sizes) -> list[Row]:
         times = _both(
             lambda text=text: ours.registry.search(text, limit=most).versions,
             lambda above=above: theirs.search_scores("rougeL", above),
-            sizes.slow_calls,
+            sizes.searches,
         )
         found = len(ours.registry.search(text, limit=most).versions)
         what = f"search rougeL above a number, {found:,} found"
@@ -79,35 +99,64 @@ def _search(ours: Ours, theirs: Theirs, sizes: _Sizes) -> list[Row]:
     times = _both(
         lambda: ours.registry.search(limit=most).versions,
         lambda: theirs.search(None),
-        sizes.slow_calls,
+        sizes.searches,
     )
     rows.append(_row("search with no filter, all in one page", times, at_least=1.0))
     tag = "tags.team = 'team-adapter-0001'"
     times = _both(
         lambda: ours.registry.search(tag).versions,
         lambda: theirs.search(tag),
-        sizes.quick_calls,
+        20 * sizes.searches,
     )
     return [*rows, _row("search one tag, 100 found", times, at_least=1.0)]
 
 
-def _resolve(ours: Ours, theirs: Theirs, sizes: _Sizes) -> list[Row]:
+def _resolve(database: str, ours: Ours, theirs: Theirs, sizes: _Sizes) -> list[Row]:
     times = interleave(
         {
             "ours": lambda: ours.registry.resolve("adapter-0000@production"),
             "theirs": lambda: theirs.store.get_model_version_by_alias("adapter-0000", "production"),
         },
-        rounds=sizes.quick_calls,
-        warmup=5,
+        rounds=sizes.lookups,
+        warmup=_WARMUP,
     )
-    return [_row("resolve name@alias", times, at_least=1.0)]
+    return [_row(f"{database}: resolve name@alias", times, at_least=1.0)]
 
 
-def _register(ours: Ours, theirs: Theirs, sizes: _Sizes) -> list[Row]:
-    warmup = 5
-    calls = sizes.quick_calls + warmup
+def _register(database: str, ours: Ours, theirs: Theirs, sizes: _Sizes) -> list[Row]:
+    calls = sizes.registrations + _WARMUP
     same = iter([ours.new_adapter() for _ in range(calls)])
     new = iter([ours.new_adapter(all_new=True) for _ in range(calls)])
+    times = interleave(
+        {
+            "ours": lambda: ours.register(next(same)),
+            "theirs": theirs.create,
+            "new": lambda: ours.register(next(new)),
+            "rows": ours.insert_rows,
+        },
+        rounds=sizes.registrations,
+        warmup=_WARMUP,
+    )
+    peer, theirs_took = f"{_PEER} create_model_version", times["theirs"]
+    what = f"{database}: register, weights new, other files as before"
+    return [
+        _row(what, times, at_least=1.0, peer=peer),
+        Row(
+            what=f"{database}: register, all three files new",
+            ours=times["new"],
+            peer=peer,
+            theirs=theirs_took,
+        ),
+        Row(
+            what=f"- {database}: the rows of one alone, as MLflow writes no files",
+            ours=times["rows"],
+            peer=peer,
+            theirs=theirs_took,
+        ),
+    ]
+
+
+def _register_parts(ours: Ours, sizes: _Sizes) -> list[Row]:
     other = ours.new_adapter()
     weights = (other / WEIGHTS_FILE).read_bytes()
     numbers = count()
@@ -118,31 +167,12 @@ def _register(ours: Ours, theirs: Theirs, sizes: _Sizes) -> list[Row]:
         objects.put(digest_bytes(data), data)
 
     times = interleave(
-        {
-            "ours": lambda: ours.register(next(same)),
-            "theirs": theirs.create,
-            "new": lambda: ours.register(next(new)),
-            "read": lambda: read_payload(other),
-            "store": store,
-            "rows": ours.insert_rows,
-        },
-        rounds=sizes.quick_calls,
-        warmup=warmup,
+        {"read": lambda: read_payload(other), "store": store}, rounds=sizes.registrations
     )
-    peer = f"{_PEER} create_model_version"
     return [
-        _row("register, weights new, other files as before", times, at_least=1.0, peer=peer),
-        Row(
-            what="register, all three files new", ours=times["new"], peer=peer,
-            theirs=times["theirs"],
-        ),
         Row(what="- reading, checking and hashing the files", ours=times["read"]),
         Row(what="- storing one blob", ours=times["store"]),
-        Row(
-            what="- the rows alone, as MLflow writes no files", ours=times["rows"], peer=peer,
-            theirs=times["theirs"],
-        ),
-    ]  # fmt: skip
+    ]
 
 
 def _both(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, Times]:

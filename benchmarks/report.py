@@ -140,4 +140,9 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def _cells(times: Times) -> tuple[str, str]:
     low, high = times.low * _MS, times.high * _MS
-    return f"{times.median * _MS:.3g}", f"{low:.3g}-{high:.3g}"
+    return _number(times.median * _MS), f"{_number(low)}-{_number(high)}"
+
+
+def _number(value: float) -> str:
+    """Write three digits, and no powers of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

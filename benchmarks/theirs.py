@@ -19,15 +19,16 @@ class Theirs:
     Args:
         place: An empty directory.
         versions: How many versions.
+        url: An empty database; None for a SQLite file.
     """
 
-    def __init__(self, place: Path, versions: int) -> None:
+    def __init__(self, place: Path, versions: int, url: str | None = None) -> None:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         from mlflow.entities.model_registry import ModelVersionTag
         from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-        self.store = SqlAlchemyStore(f"sqlite:///{place / 'mlflow.db'}")
+        self.store = SqlAlchemyStore(url or f"sqlite:///{place / 'mlflow.db'}")
         self._tags = [ModelVersionTag(metric, "0.4") for metric in SCORES]
         self._fill(versions)
         self.store.set_registered_model_alias("adapter-0000", "production", 50)

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
         VersionNotFound,
     )
     from dovetail.registry.comparison import Comparison, ScoreComparison
+    from dovetail.registry.damage import BadBlob
     from dovetail.registry.gates import GateResult
     from dovetail.registry.manifest import Manifest
     from dovetail.registry.promotion import Promotion
     from dovetail.registry.publishing import Registration
+    from dovetail.registry.puller import Pulled, pull_offline
     from dovetail.registry.records import (
         Adapter,
         AdapterVersion,
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
     from dovetail.registry.reference import Reference
     from dovetail.registry.search import Page
     from dovetail.registry.store import Registry
+    from dovetail.registry.transport.exporting import Export
+    from dovetail.registry.transport.importing import Import, ImportedAdapter
+    from dovetail.registry.verifying import Verification
 
 __version__ = "0.1.0"
 
@@ -55,6 +60,7 @@ __all__ = [
     "AdapterNotFound",
     "AdapterVersion",
     "AliasNotFound",
+    "BadBlob",
     "BaseModel",
     "BaseModelNotFound",
     "Comparison",
@@ -63,8 +69,11 @@ __all__ = [
     "DovetailError",
     "Evaluation",
     "Event",
+    "Export",
     "GateRefused",
     "GateResult",
+    "Import",
+    "ImportedAdapter",
     "IncompatibleBaseModel",
     "InvalidInput",
     "InvalidPayload",
@@ -76,32 +85,42 @@ __all__ = [
     "NotFoundError",
     "Page",
     "Promotion",
+    "Pulled",
     "Reference",
     "Registration",
     "Registry",
     "Score",
     "ScoreComparison",
     "StorageError",
+    "Verification",
     "VersionNotFound",
     "__version__",
+    "pull_offline",
 ]
 
 _HOMES = {
     "Adapter": "dovetail.registry.records",
     "AdapterVersion": "dovetail.registry.records",
+    "BadBlob": "dovetail.registry.damage",
     "BaseModel": "dovetail.registry.records",
     "Comparison": "dovetail.registry.comparison",
     "Evaluation": "dovetail.registry.records",
     "Event": "dovetail.registry.records",
+    "Export": "dovetail.registry.transport.exporting",
     "GateResult": "dovetail.registry.gates",
+    "Import": "dovetail.registry.transport.importing",
+    "ImportedAdapter": "dovetail.registry.transport.importing",
     "Manifest": "dovetail.registry.manifest",
     "Page": "dovetail.registry.search",
     "Promotion": "dovetail.registry.promotion",
+    "Pulled": "dovetail.registry.puller",
     "Reference": "dovetail.registry.reference",
     "Registration": "dovetail.registry.publishing",
     "Registry": "dovetail.registry.store",
     "Score": "dovetail.registry.records",
     "ScoreComparison": "dovetail.registry.comparison",
+    "Verification": "dovetail.registry.verifying",
+    "pull_offline": "dovetail.registry.puller",
 }
 
 

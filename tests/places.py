@@ -1,30 +1,35 @@
-"""A place for a registry, and processes that use it; `tests/conftest.py` gives them as fixtures."""
+"""Places for registries, on files and on servers; `tests/conftest.py` gives them as fixtures."""
 
 import hashlib
-import json
-import os
-import signal
-import sqlite3
-import traceback
-import warnings
-from collections.abc import Callable
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import create_engine, func, inspect, select, text
+from sqlalchemy.pool import NullPool
+
+from dovetail.registry.database import Database
+from dovetail.registry.objects import LocalObjectStore, open_object_store
+from dovetail.registry.schema import Table
 from dovetail.registry.store import Registry
-
-_LIMIT_S = 300  # a child that waits for what never comes ends by itself
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a registry's parts lie."""
+    """Where a registry's parts lie: all in one folder, but for what is on a server."""
 
     root: Path
+    server_url: str | None = None
+    """The database's URL, where it is on a server."""
+    bucket: Any = None
+    """Where the blobs are, if not in the folder."""
+    databases: "Databases | None" = None
+    """Who made the database on the server."""
 
     @property
     def database(self):
-        """The database file."""
+        """SQLite's file."""
         return self.root / "registry.db"
 
     @property
@@ -40,7 +45,10 @@ class Place:
     @property
     def urls(self):
         """The database's and the object store's URL."""
-        return f"sqlite:///{self.database}", self.objects.as_uri()
+        return (
+            self.server_url or f"sqlite:///{self.database}",
+            self.bucket.url if self.bucket else self.objects.as_uri(),
+        )
 
     @property
     def options(self):
@@ -52,15 +60,21 @@ class Place:
         return Registry.open(*self.urls, cache_dir=self.cache, actor=actor)
 
     def rows(self):
-        """Return every row of every table, as SQL."""
-        connection = sqlite3.connect(self.database)
-        try:
-            return "\n".join(connection.iterdump())
-        finally:
-            connection.close()
+        """Return every row of every table."""
+        with _connect(self.urls[0]) as connection:
+            tables = sorted(inspect(connection).get_table_names())
+            return {
+                table: sorted(map(repr, connection.execute(text(f'SELECT * FROM "{table}"'))))  # noqa: S608
+                for table in tables
+            }
 
     def files(self):
-        """Return path, size and hash of everything in the folder of blobs."""
+        """Return path, size and hash of everything among the blobs."""
+        if self.bucket:
+            return sorted(
+                (key, len(data), hashlib.sha256(data).hexdigest())
+                for key, data in self.bucket.contents().items()
+            )
         return sorted(
             (
                 str(path.relative_to(self.objects)),
@@ -75,70 +89,124 @@ class Place:
         return self.rows(), self.files()
 
     def execute(self, statement, *values):
-        """Change the database behind the registry's back."""
-        connection = sqlite3.connect(self.database)
-        try:
-            with connection:
-                return connection.execute(statement, values).rowcount
-        finally:
-            connection.close()
+        """Change the database behind the registry's back; a question mark stands for a value."""
+        if self.server_url:
+            statement = statement.replace("?", "%s")
+        with _connect(self.urls[0]) as connection:
+            count = connection.exec_driver_sql(statement, values).rowcount
+            connection.commit()
+        return count
+
+    def fill(self, model, *, again=False):
+        """Become a copy of a registry that lies in a folder and does not change any more.
+
+        Args:
+            model: The folder.
+            again: There is the schema and few rows: quicker than to copy a whole database.
+        """
+        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.copytree(model, self.root)
+        if self.databases:
+            self.database.unlink()
+            if again:
+                _copy_rows(f"sqlite:///{model}/registry.db", self.server_url)
+            else:
+                self.databases.fill(self.server_url, model)
+        if self.bucket:
+            self.bucket.clear()
+            target = open_object_store(self.urls[1])
+            for blob in LocalObjectStore(self.objects).blobs():
+                target.put(blob.digest, LocalObjectStore(self.objects).path(blob.digest))
+            shutil.rmtree(self.objects, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class Child:
-    """What became of a forked process: what it returned, its exit code or the signal."""
+class Places:
+    """Places of one kind for one test, whose parts on servers go when it ends.
 
-    result: object
-    code: int
-
-
-class Children:
-    """Functions that run in forked processes, which may be killed or given fewer rights.
-
-    No connection to a database may be open when a process is forked: SQLite forbids it.
+    Args:
+        databases: Makes their databases; SQLite's files without it.
+        s3: The server for their blobs; folders without it.
     """
 
-    def __init__(self, folder):
-        self._folder = folder
-        self._count = 0
+    def __init__(self, *, databases=None, s3=None):
+        self._databases = databases
+        self._s3 = s3
+        self._made = []
 
-    def run(self, function: Callable[[], object]):
-        """Run one function in a process of its own."""
-        return self.run_all([function])[0]
+    def make(self, root):
+        """Make a place for a registry, with nothing in it yet."""
+        made = Place(
+            root,
+            self._databases.create() if self._databases else None,
+            self._s3.bucket() if self._s3 else None,
+            self._databases,
+        )
+        self._made.append(made)
+        return made
 
-    def run_all(self, functions):
-        """Run functions at once, each in its own process, released at the same moment."""
-        reader, writer = os.pipe()
-        started = []
-        for function in functions:
-            self._count += 1
-            answer = self._folder / f"answer-{self._count}"
-            descriptor = os.open(answer, os.O_RDWR | os.O_CREAT, 0o666)
-            started.append((self._fork(function, descriptor, reader, writer), answer))
-            os.close(descriptor)
-        os.close(reader)
-        os.close(writer)  # everybody waits for the end of this pipe
-        return [self._wait(pid, answer) for pid, answer in started]
+    def close(self):
+        """Remove what they have on servers."""
+        for place in self._made:
+            if place.databases:
+                place.databases.drop(place.server_url)
+            if place.bucket:
+                place.bucket.clear()
 
-    def _fork(self, function, descriptor, reader, writer):
-        with warnings.catch_warnings():
-            # From Python 3.12 on, for the threads of numpy's linear algebra.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-        if pid:
-            return pid
-        try:
-            signal.alarm(_LIMIT_S)
-            os.close(writer)
-            os.read(reader, 1)
-            os.write(descriptor, json.dumps(function()).encode())
-        except BaseException:  # noqa: BLE001 (a child must never get back into pytest)
-            os.write(descriptor, json.dumps({"traceback": traceback.format_exc()}).encode())
-            os._exit(1)
-        os._exit(0)
 
-    def _wait(self, pid, answer):
-        _, status = os.waitpid(pid, 0)
-        text = answer.read_text()
-        answer.unlink()
-        return Child(json.loads(text) if text else None, os.waitstatus_to_exitcode(status))
+class Databases:
+    """Databases for registries on a server, copies of templates that are each made once."""
+
+    def __init__(self, server):
+        self._server = server
+        self._templates = {}
+
+    def create(self):
+        """Make a database with the schema and no rows; return its URL."""
+        return self._server.url(self._server.create_database(template=self._template(None)))
+
+    def fill(self, url, model):
+        """Replace a database by a copy of the registry in a folder."""
+        template = self._template(model)
+        self.drop(url)
+        self._server.create_database(_name(url), template=template)
+
+    def drop(self, url):
+        """Drop a database."""
+        self._server.drop_database(_name(url))
+
+    def _template(self, model):
+        if model not in self._templates:
+            name = self._server.create_database(template=self._template(None) if model else None)
+            if model:
+                _copy_rows(f"sqlite:///{model}/registry.db", self._server.url(name))
+            else:
+                database = Database(self._server.url(name))
+                database.upgrade()
+                database.close()
+            self._templates[model] = name
+        return self._templates[model]
+
+
+def _name(url):
+    return url.rpartition("/")[2]
+
+
+def _connect(url):
+    return create_engine(url, poolclass=NullPool).connect()
+
+
+def _copy_rows(source_url, target_url):
+    """Copy every row in place of those there are, and let the target's numbers go on after them."""
+    with _connect(source_url) as source, _connect(target_url) as target:
+        for table in reversed(Table.metadata.sorted_tables):
+            target.execute(table.delete())
+        for table in Table.metadata.sorted_tables:
+            if rows := source.execute(select(table)).mappings().all():
+                target.execute(table.insert(), [dict(row) for row in rows])
+            counted = table.autoincrement_column
+            if rows and counted is not None:
+                sequence = func.pg_get_serial_sequence(table.name, counted.name)
+                target.execute(
+                    select(func.setval(sequence, select(func.max(counted)).scalar_subquery()))
+                )
+        target.commit()

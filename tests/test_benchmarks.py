@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("mlflow")
 
 # MLflow warns of its own making, which is not what is tested.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 
 
-@pytest.mark.parametrize("name", ["registry", "fingerprint", "startup"])
+@pytest.mark.parametrize("name", ["registry", "storage", "scale", "fingerprint", "startup"])
 def test_a_benchmark_runs_on_little(name, tmp_path, capsys):
     """Each benchmark measures, prints a table, and writes every time to a file."""
     from benchmarks.__main__ import main
@@ -29,4 +29,4 @@ def test_an_unknown_benchmark_is_named(capsys):
 
     with pytest.raises(SystemExit):
         main(["loader"])
-    assert "registry, fingerprint, startup" in capsys.readouterr().err
+    assert "registry, storage, scale, fingerprint, startup" in capsys.readouterr().err

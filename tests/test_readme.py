@@ -1,5 +1,7 @@
 """The README's tour is true: its commands are run where `dovetail demo` left its registry."""
 
+import contextlib
+import json
 import os
 import re
 import shlex
@@ -8,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
+# They share one run of the demo.
+pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("tour")]
 README = Path(__file__).parent.parent / "README.md"
 _MEASURE_BASE = (
     "dovetail evaluate data/test.jsonl --reference-column summary --dataset-name held-out "
@@ -98,3 +103,75 @@ def test_commands_of_the_demo_work(demo):
             check=False,
         )
         assert found.returncode == 0, found.stderr
+
+
+def _team_commands():
+    """Yield the shell blocks of "For a team", the installation left out."""
+    section = README.read_text(encoding="utf-8").partition("\n## For a team\n")[2]
+    for block in re.findall(r"```sh\n(.*?)```", section.partition("\n## ")[0], flags=re.DOTALL):
+        yield "\n".join(line for line in block.splitlines() if not line.startswith("pip "))
+
+
+def test_a_team_gets_from_nothing_to_postgresql_and_s3_as_written(
+    demo, postgres_server, rados_gateway
+):
+    """The commands of "For a team", in a shell, move the demo's registry to servers."""
+    directory, env = demo
+    with contextlib.closing(rados_gateway.client()) as client:
+        client.create_bucket(Bucket="adapters")
+    psql = make_url(postgres_server.url())
+    home = Path(env["HOME"]) / ".local/share"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "dovetail").symlink_to(directory)  # where a registry lies if nobody says otherwise
+    env = {
+        **{name: value for name, value in env.items() if not name.endswith("_URL")},
+        **rados_gateway.environment,
+        "PATH": f"{env['PATH']}:{postgres_server.binaries}",
+        "PGHOST": psql.host,
+        "PGPORT": str(psql.port),
+        "PGUSER": psql.username,
+    }
+    script = "set -eux\n" + "\n".join(_team_commands())
+    assert "dovetail db upgrade" in script
+    assert "dovetail import" in script
+    done = subprocess.run(
+        ["bash"], input=script, cwd=home, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    team = {
+        **env,
+        "DOVETAIL_DATABASE_URL": "postgresql+psycopg:///dovetail",
+        "DOVETAIL_OBJECTS_URL": "s3://adapters/registry",
+    }
+
+    def say(command, environment):
+        done = subprocess.run(
+            shlex.split(command),
+            cwd=home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def tell(command, environment):
+        return json.loads(say(f"{command} --json", environment))
+
+    for command in (
+        "dovetail list",
+        "dovetail list dialogue-summary",
+        "dovetail show dialogue-summary@production",
+        "dovetail require dialogue-summary production",
+    ):
+        assert tell(command, team) == tell(command, env)
+    before, after = (tell("dovetail history", each) for each in (env, team))
+    moved = [_what(event) for event in after if event["action"] != "import"]
+    assert sorted(moved) == sorted(_what(event) for event in before)
+    say("dovetail pull dialogue-summary@production team", team)
+    assert (home / "team" / "adapter_config.json").exists()
+
+
+def _what(event):
+    return [str(event[field]) for field in ("time", "actor", "action", "name", "number")]

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.errors import AdapterNotFound
+from dovetail.errors import AdapterNotFound, InvalidInput
 from dovetail.registry.store import Registry
-from dovetail.settings import Settings
+from dovetail.settings import S3Settings, Settings
 
-NAMES = ("DOVETAIL_DATABASE_URL", "DOVETAIL_OBJECTS_URL", "DOVETAIL_CACHE_DIR", "DOVETAIL_ACTOR")
+NAMES = (
+    "DOVETAIL_DATABASE_URL",
+    "DOVETAIL_OBJECTS_URL",
+    "DOVETAIL_CACHE_DIR",
+    "DOVETAIL_CACHE_SIZE",
+    "DOVETAIL_ACTOR",
+)
 
 
 @pytest.fixture
@@ -65,6 +71,33 @@ def test_variables_go_before_defaults_and_arguments_before_variables(home, monke
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("1234", 1234),
+        ("500MB", 500 * 10**6),
+        ("20 GB", 20 * 10**9),
+        ("1.5TiB", 3 * 2**39),
+        ("64k", 64_000),
+        ("64KiB", 65536),
+    ],
+)
+def test_the_size_of_the_cache_has_units(home, monkeypatch, text, size):
+    """Decimal ones as on a disk's box, binary ones with an i."""
+    monkeypatch.setenv("DOVETAIL_CACHE_SIZE", text)
+    assert Settings.from_env().cache_size == size
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "20 XB", "1e9", "GB", "1,5GB", "nan", "٣GB"])
+def test_a_size_that_is_none_is_refused(home, monkeypatch, text):
+    """With the variable, what it says and what could stand there."""
+    monkeypatch.setenv("DOVETAIL_CACHE_SIZE", text)
+    with pytest.raises(InvalidInput, match=r"DOVETAIL_CACHE_SIZE is .*20GB") as caught:
+        Settings.from_env()
+    assert caught.value.value == text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_variable_is_none(home, monkeypatch, name):
     """As shells leave it when something was not set."""
@@ -93,7 +126,7 @@ def test_the_history_names_the_actor(place, make, tiny_base, tmp_path, monkeypat
 def test_a_user_without_a_name_is_named_by_number():
     """A container may run as a number that no user has."""
     code = (
-        "import os; os.setuid(54321); from dovetail.settings import Settings; "
+        "import os; os.setuid(54321); from dovetail.settings import S3Settings, Settings; "
         "print(Settings.from_env().actor)"
     )
     environment = {
@@ -109,3 +142,38 @@ def test_a_user_without_a_name_is_named_by_number():
         check=True,
     )
     assert done.stdout == "uid-54321\n"
+
+
+def test_s3_needs_no_settings(home, monkeypatch):
+    """Amazon's servers, as the AWS configuration says."""
+    for name in ("ENDPOINT_URL", "REGION", "PATH_STYLE", "CHECKSUMS"):
+        monkeypatch.setenv(f"DOVETAIL_S3_{name}", "")
+    assert S3Settings.from_env() == S3Settings(
+        endpoint_url=None, region=None, path_style="auto", checksums="when_supported"
+    )
+
+
+def test_s3_settings_come_from_the_environment(home, monkeypatch):
+    """All four."""
+    given = {"endpoint_url": "https://s3.example", "region": "eu-west-1", "path_style": "false",
+             "checksums": "when_required"}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(f"DOVETAIL_S3_{name.upper()}", value)
+    assert S3Settings.from_env() == S3Settings(**given)
+
+
+@pytest.mark.parametrize("name", ["DOVETAIL_S3_PATH_STYLE", "DOVETAIL_S3_CHECKSUMS"])
+def test_an_s3_setting_that_is_none_of_the_choices_is_refused(home, monkeypatch, name):
+    """The message names the variable and the choices."""
+    monkeypatch.setenv(name, "perhaps")
+    with pytest.raises(InvalidInput, match=f"{name} is 'perhaps'; set it to one of"):
+        S3Settings.from_env()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "localhost:9000", "http://", "https://me:secret@host"])
+def test_an_endpoint_that_is_no_server_is_refused(home, monkeypatch, url):
+    """The message says how to write one, and keeps a password to itself."""
+    monkeypatch.setenv("DOVETAIL_S3_ENDPOINT_URL", url)
+    with pytest.raises(InvalidInput, match="set it to https://HOST:PORT") as caught:
+        S3Settings.from_env()
+    assert "secret" not in str(caught.value)

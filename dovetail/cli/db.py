@@ -43,16 +43,48 @@ def upgrade(connection: Connection) -> None:
         click.echo(f"{url} went from schema {before or 'none'} to {after}")
 
 
+@db_command.command("downgrade", epilog=help_end("dovetail db downgrade", exits=(5, 9)))
+@pass_connection
+def downgrade(connection: Connection) -> None:
+    """Take the last step of the schema back, for an older version of this program.
+
+    A step that would lose something is refused.
+    """
+    with connection.database() as database:
+        before, after = database.downgrade()
+        url = database.shown_url
+    click.echo(f"{url} went from schema {before} back to {after}")
+
+
 @db_command.command("check", epilog=help_end("dovetail db check", exits=(5, 9)))
 @json_option
 @pass_connection
 def check(connection: Connection, /, as_json: bool) -> None:
-    """Check that the database has the schema that this program works with."""
+    """Check that the database has every table and column that this program works with."""
+    from dovetail.errors import StorageError
     from dovetail.registry.schema import SCHEMA_REVISION
 
     with connection.open(), connection.database() as database:
         url = database.shown_url
+        differences = database.differences()
+    if differences:
+        raise StorageError(
+            f"the registry at {url} has schema {SCHEMA_REVISION}, but was changed since: "
+            f"{'; '.join(differences)}; restore it from a copy",
+            differences=differences,
+        )
     if as_json:
         print_json({"url": url, "schema": SCHEMA_REVISION})
     else:
         click.echo(f"{url} is as it should be")
+
+
+@db_command.command(
+    "roles",
+    epilog=help_end('dovetail db roles | psql "$ADMIN_URL"', exits=()),
+)
+def roles() -> None:
+    """Print the SQL that sets up PostgreSQL's roles: reader, publisher, promoter and admin."""
+    from dovetail.migrations import roles_sql
+
+    click.echo(roles_sql(), nl=False)

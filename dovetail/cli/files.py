@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dovetail.cli.connection import Connection, pass_connection
 from dovetail.cli.options import REFERENCE, help_end, json_option
-from dovetail.cli.output import print_json
+from dovetail.cli.output import byte_progress, print_json, say
+
+if TYPE_CHECKING:
+    from dovetail.registry.progress import Progress
+    from dovetail.registry.puller import Pulled
 
 
 @click.command(
@@ -14,6 +20,7 @@ from dovetail.cli.output import print_json
     epilog=help_end(
         "dovetail pull dialogue-summary@production ./adapter",
         "dovetail pull dialogue-summary/7          # into the cache",
+        "dovetail pull sha256:0a1b...              # any version with this payload",
         exits=(3, 4, 5, 8, 9),
     ),
 )
@@ -26,17 +33,44 @@ def pull_command(
 ) -> None:
     """Write a version's files to a directory.
 
-    Prints where the files of the version REFERENCE are. DIRECTORY must not exist yet, or be empty;
-    without one, the files are put into the cache. Every byte is hashed. PEFT reads the directory as
-    it is.
+    Prints where the files of the version REFERENCE are, which may be the digest of a payload, too.
+    DIRECTORY must not exist yet, or be empty; without one, the files are put into the cache. Only
+    what the cache lacks is fetched, and every byte is hashed. PEFT reads the directory as it is.
+
+    When the database cannot be reached, what REFERENCE named when it was last pulled on this
+    machine is taken, and that is said.
     """
-    with connection.open() as registry:
-        version = registry.resolve(reference)
-        path = registry.pull(version.reference, directory)
+    with byte_progress("pulling") as progress:
+        pulled = _pull(connection, reference, directory, progress=progress)
+    if pulled.offline:
+        say(pulled.how)
     if as_json:
-        print_json({"path": path, "version": version})
+        print_json(pulled)
     else:
-        click.echo(path)
+        click.echo(pulled.path)
+
+
+def _pull(
+    connection: Connection, reference: str, directory: str | None, *, progress: Progress
+) -> Pulled:
+    from dovetail.errors import StorageError
+
+    try:
+        registry = connection.open()
+    except StorageError as error:
+        from dovetail.registry.puller import pull_offline
+
+        return pull_offline(
+            reference,
+            directory,
+            database_url=connection.database_url,
+            objects_url=connection.objects_url,
+            because=error,
+            progress=progress,
+        )
+    with registry:
+        to = None if directory is None else [directory]
+        return registry.pull_many([reference], to, progress=progress)[0]
 
 
 @click.command(

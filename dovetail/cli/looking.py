@@ -9,41 +9,85 @@ from typing import TYPE_CHECKING
 import click
 
 from dovetail.cli.connection import Connection, pass_connection
-from dovetail.cli.options import NAME, REFERENCE, help_end, json_option
+from dovetail.cli.options import NAME, REFERENCE, help_end, json_option, limit_option
 from dovetail.cli.output import (
     moment,
     print_fields,
     print_json,
     print_table,
+    say,
     score_text,
     short,
 )
 
 if TYPE_CHECKING:
-    from dovetail.registry.records import AdapterVersion, Evaluation, Event
+    from dovetail.registry.records import Adapter, AdapterVersion, Evaluation
     from dovetail.registry.store import Registry
 
 _METRIC = re.compile(r"metrics\.`?([A-Za-z][A-Za-z0-9_./-]*)")
+_SHOWN = 100
 _VERSION_COLUMNS = ("version", "type", "parameters", "base model", "aliases", "created", "by")
 
 
 @click.command(
-    "list", epilog=help_end("dovetail list", "dovetail list dialogue-summary", exits=(3, 5, 9))
+    "list",
+    epilog=help_end(
+        "dovetail list",
+        "dovetail list dialogue-summary",
+        "dovetail list --prefix dialogue- --limit 1000 --json",
+        exits=(3, 5, 9),
+    ),
 )
 @click.argument("name", type=NAME, required=False)
 @click.option("--deleted", is_flag=True, help="Also list deleted versions.")
+@click.option("--prefix", default="", metavar="TEXT", help="Only adapters whose names begin so.")
+@limit_option(100, "adapters or versions")
+@click.option(
+    "--after", metavar="NAME|NUMBER", help="Go on after this adapter, or this version of NAME."
+)
 @json_option
 @pass_connection
-def list_command(connection: Connection, /, name: str | None, deleted: bool, as_json: bool) -> None:
+def list_command(
+    connection: Connection,
+    /,
+    name: str | None,
+    deleted: bool,
+    prefix: str,
+    limit: int,
+    after: str | None,
+    as_json: bool,
+) -> None:
     """List adapters, or the versions of one.
 
     With NAME, its versions are listed from the newest to the oldest.
     """
     with connection.open() as registry:
         if name is not None:
-            _print_versions(registry.versions(name, deleted=deleted), as_json=as_json)
+            before = None if after is None else _number(after)
+            versions = registry.versions(name, deleted=deleted, limit=limit + 1, before=before)
+            _print_versions(versions[:limit], as_json=as_json)
+            if len(versions) > limit:
+                _say_more(f"--after {versions[limit - 1].number}")
             return
-        adapters = registry.adapters()
+        adapters = registry.adapters(prefix=prefix, limit=limit + 1, after=after or "")
+    _print_adapters(adapters[:limit], as_json=as_json)
+    if len(adapters) > limit:
+        _say_more(f"--after {adapters[limit - 1].name}")
+
+
+def _number(after: str) -> int:
+    if after.isdecimal():
+        return int(after)
+    raise click.BadParameter(
+        f"{after!r} is no version number; write one such as 7", param_hint="--after"
+    )
+
+
+def _say_more(option: str) -> None:
+    say(f"there are more; add {option} for the next, or --limit N for more at once")
+
+
+def _print_adapters(adapters: Sequence[Adapter], *, as_json: bool) -> None:
     if as_json:
         print_json(adapters)
         return
@@ -92,7 +136,10 @@ def show_command(connection: Connection, /, what: str, as_json: bool) -> None:
                     "created": moment(adapter.created_at),
                 }
             )
-            _print_versions(registry.versions(what), as_json=False)
+            versions = registry.versions(what, limit=_SHOWN + 1)
+            _print_versions(versions[:_SHOWN], as_json=False)
+            if len(versions) > _SHOWN:
+                say(f"there are more; see them with: dovetail list {what}")
             return
         version = registry.resolve(what)
         evaluations = registry.evaluations(version.reference)
@@ -143,58 +190,7 @@ def search_command(
         scores = {metric: _newest(registry, page.versions, metric) for metric in metrics}
     _print_versions(page.versions, as_json=False, scores=scores)
     if page.next_page_token:
-        click.echo(f"there are more; add --page-token {page.next_page_token}", err=True)
-
-
-@click.command(
-    "history",
-    epilog=help_end(
-        "dovetail history dialogue-summary", "dovetail history --json", exits=(3, 5, 8, 9)
-    ),
-)
-@click.argument("name", type=NAME, required=False)
-@click.option("--verify", is_flag=True, help="Check that no event was changed or removed.")
-@json_option
-@pass_connection
-def history_command(
-    connection: Connection, /, name: str | None, verify: bool, as_json: bool
-) -> None:
-    """Show what happened, by whom and why.
-
-    With NAME, only what happened to this adapter.
-    """
-    from dovetail.errors import DigestMismatch
-
-    with connection.open() as registry:
-        events = registry.history(name)
-        broken = registry.broken_history() if verify else None
-    if broken is not None:
-        raise DigestMismatch(
-            f"the history was changed: event {broken} does not fit the one before it; "
-            "compare with a backup",
-            position=broken,
-        )
-    if as_json:
-        print_json(events)
-        return
-    rows = [(e.position, moment(e.time), e.actor, e.action, _happened(e), e.reason) for e in events]
-    print_table(("#", "time", "who", "what", "on", "why"), rows)
-    if verify:
-        click.echo(f"{len(events)} events, the chain is whole", err=True)
-
-
-def _happened(event: Event) -> str:
-    if event.action == "promotion-refused":
-        return f"{event.name}@{event.alias}: {event.number} refused"
-    if event.alias and event.number:
-        before = f" (was {event.previous})" if event.previous else ""
-        return f"{event.name}@{event.alias} → {event.number}{before}"
-    if event.alias:
-        requirements = event.details.get("requirements", [])
-        return f"{event.name}@{event.alias}: {'; '.join(requirements) or 'nothing'}"
-    if event.name:
-        return f"{event.name}/{event.number}"
-    return str(event.details.get("base_model_name") or event.details.get("dataset") or "")
+        say(f"there are more; add --page-token {page.next_page_token}")
 
 
 def _newest(registry: Registry, versions: Sequence[AdapterVersion], metric: str) -> list[str]:

@@ -11,11 +11,23 @@ import click
 from dovetail.cli.connection import Connection
 from dovetail.cli.exits import MEANINGS
 
+_MAX_LIMIT = 1_000_000_000
 F = TypeVar("F", bound=Callable[..., Any])
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
 )
+
+
+def limit_option(default: int, what: str) -> Callable[[F], F]:
+    """Make the option that says how much is shown at most."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=1, max=_MAX_LIMIT),
+        default=default,
+        show_default=True,
+        help=f"Most {what} to show.",
+    )
 
 
 def help_end(*examples: str, exits: Iterable[int]) -> str:

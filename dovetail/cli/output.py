@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import Console
+    from rich.progress import ProgressColumn
 
     from dovetail.registry.records import Score
 
@@ -154,13 +155,38 @@ def row_progress(label: str) -> Iterator[Callable[[int, int | None, int], None]]
 @contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """Show how many bytes are done, on stderr, once it takes noticeable time."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import DownloadColumn
 
-    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=None)
-
-        def update(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with _progress(label, DownloadColumn()) as update:
         yield update
+
+
+@contextmanager
+def count_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of how many things are done, on stderr."""
+    from rich.progress import MofNCompleteColumn
+
+    with _progress(label, MofNCompleteColumn()) as update:
+        yield update
+
+
+@contextmanager
+def _progress(label: str, amount: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), amount, TimeRemainingColumn())
+    out = console(stderr=True)
+    # Where nobody sees the bar, its end would be an empty line.
+    progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+    task = progress.add_task(label, total=None)
+
+    def update(done: int, total: int) -> None:
+        progress.start()  # at the first news, and gone with the last: one bar at a time
+        progress.update(task, completed=done, total=total)
+        if done >= total:
+            progress.stop()
+
+    try:
+        yield update
+    finally:
+        progress.stop()

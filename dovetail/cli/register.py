@@ -68,7 +68,11 @@ def register_command(
     """
     from dovetail.cli.base import base_directory
 
-    with connection.open() as registry, byte_progress("hashing the base model") as progress:
+    with (
+        connection.open() as registry,
+        byte_progress("hashing the base model") as progress,
+        byte_progress("writing the files") as upload_progress,
+    ):
         registration = registry.register(
             name,
             directory,
@@ -83,6 +87,7 @@ def register_command(
             source_run=options["source_run"],
             exclude=options["exclude"],
             progress=progress,
+            upload_progress=upload_progress,
         )
     version = registration.version
     for finding in version.findings:

@@ -16,7 +16,7 @@ from dovetail.loader.options import check_options
 from dovetail.loader.rows import AttachedAdapter, Generation, Row
 from dovetail.loader.verify import check_tokenizer, check_weights
 from dovetail.registry.fingerprint import BaseCheckpoint, read_base
-from dovetail.registry.hashing import Progress
+from dovetail.registry.progress import Progress
 from dovetail.registry.reference import Reference
 from dovetail.settings import Settings
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, CursorResult, delete, insert, select, update
 
 from dovetail.errors import ConflictError
 from dovetail.registry.events import read_events
 from dovetail.registry.reading import find_adapter_id
-from dovetail.registry.schema import AliasRow, RequirementRow, VersionRow
+from dovetail.registry.schema import AliasRow, RequirementRow, VersionRow, insert_or_ignore
 
 _MOVES = ("promote", "rollback")
 
@@ -36,7 +37,7 @@ def move_alias(
     expected: int | None,
     actor: str,
 ) -> None:
-    """Point an alias to a version if it still points to what was expected.
+    """Point an alias to a version if it still points to what was expected: a compare-and-swap.
 
     Raises:
         ConflictError: It was moved by somebody else in between; nothing was changed.
@@ -54,7 +55,8 @@ def move_alias(
             found=found,
         )
     if expected is None:
-        connection.execute(insert(AliasRow).values(adapter_id=adapter_id, alias=alias, **values))
+        row = {"adapter_id": adapter_id, "alias": alias, **values}
+        _require_moved(connection.execute(insert_or_ignore(AliasRow), row), name, alias)
         return
     previous_id = (
         select(VersionRow.id)
@@ -70,8 +72,18 @@ def move_alias(
         )
         .values(**values)
     )
-    if moved.rowcount != 1:
-        raise ConflictError(f"{name}@{alias} was moved at the same moment; try again")
+    _require_moved(moved, name, alias)
+
+
+def _require_moved(result: CursorResult[Any], name: str, alias: str) -> None:
+    """See that the row was the one that was expected when the database came to change it."""
+    if result.rowcount != 1:
+        raise ConflictError(
+            f"{name}@{alias} was moved at the same moment; look at it again with: "
+            f"dovetail history {name}",
+            name=name,
+            alias=alias,
+        )
 
 
 def number_before(connection: Connection, name: str, alias: str) -> int | None:

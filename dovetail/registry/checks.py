@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dovetail.errors import InvalidInput
-from dovetail.registry.jsontext import canonical_json
+from dovetail.registry.jsontext import canonical_json, holds_nul
 
 _TASK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _MAX_TASK_LENGTH = 64
 _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,127}")
 _MAX_TEXT_BYTES = 1 << 20
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # written as JSON, its backslash not escaped
 _SHOWN = 40
 
 
@@ -70,7 +69,7 @@ def check_json(value: Mapping[str, Any] | None, *, what: str) -> dict[str, Any]:
     size = len(text)
     if size > _MAX_TEXT_BYTES:
         raise InvalidInput(f"{what} has {size:,} bytes of JSON; the limit is {_MAX_TEXT_BYTES:,}")
-    if _NUL.search(text):
+    if holds_nul(text):
         raise InvalidInput(f"{what} has a NUL character, which databases cannot keep; remove it")
     return dict(value or {})
 
@@ -128,4 +127,7 @@ def _number(value: Any) -> float | None:
     """Return any real number, NumPy's included, as a float; text and booleans are none."""
     if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        return math.inf

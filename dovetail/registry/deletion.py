@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from dovetail.errors import ConflictError
 from dovetail.registry.context import Context
 from dovetail.registry.events import append_event
-from dovetail.registry.reading import find_version
+from dovetail.registry.reading import find_version, lock_version
 from dovetail.registry.records import AdapterVersion
 from dovetail.registry.reference import Reference
 from dovetail.registry.schema import VersionRow
@@ -17,8 +17,9 @@ from dovetail.registry.schema import VersionRow
 
 def delete_version(context: Context, reference: Reference, *, reason: str | None) -> AdapterVersion:
     """Hide a version; see `dovetail.registry.store.Registry.delete`."""
-    with context.database.writing() as connection:
-        version_id, version = find_version(connection, reference)
+
+    def hide(connection: Connection) -> AdapterVersion:
+        version_id, version = lock_version(connection, reference)
         if version.aliases:
             raise ConflictError(
                 f"{version.reference} is {' and '.join(version.aliases)}; move the alias first "
@@ -42,13 +43,16 @@ def delete_version(context: Context, reference: Reference, *, reason: str | None
         )
         return find_version(connection, version.reference, deleted=True)[1]
 
+    return context.database.write(hide)
+
 
 def restore_version(
     context: Context, reference: Reference, *, reason: str | None
 ) -> AdapterVersion:
     """Bring a deleted version back; one that is not deleted is left as it is."""
-    with context.database.writing() as connection:
-        version_id, version = find_version(connection, reference, deleted=True)
+
+    def bring_back(connection: Connection) -> AdapterVersion:
+        version_id, version = lock_version(connection, reference, deleted=True)
         if version.deleted_at is None:
             return version
         connection.execute(
@@ -63,3 +67,5 @@ def restore_version(
             reason=reason,
         )
         return find_version(connection, version.reference)[1]
+
+    return context.database.write(bring_back)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from dovetail.errors import DigestMismatch
 
 CHUNK_BYTES = 1 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Writable(Protocol):
+    """What takes bytes."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take bytes."""
+        ...
 
 
 def is_digest(value: object) -> bool:
@@ -42,12 +51,22 @@ def digest_stream(stream: BinaryIO) -> str:
     return f"sha256:{state.hexdigest()}"
 
 
-def copy_hashed(source: BinaryIO, target: BinaryIO) -> str:
-    """Copy a stream and hash the bytes as they pass."""
+def copy_hashed(
+    source: BinaryIO, target: Writable, *, progress: Callable[[int], None] | None = None
+) -> str:
+    """Copy a stream and hash the bytes as they pass.
+
+    Args:
+        source: Read to its end.
+        target: Written to.
+        progress: Called with the size of each chunk that was copied.
+    """
     state = hashlib.sha256()
     while chunk := source.read(CHUNK_BYTES):
         state.update(chunk)
         target.write(chunk)
+        if progress is not None:
+            progress(len(chunk))
     return f"sha256:{state.hexdigest()}"
 
 

@@ -16,7 +16,8 @@ from dovetail.registry.context import Context
 from dovetail.registry.digests import digest_bytes, require_digest
 from dovetail.registry.events import append_event
 from dovetail.registry.examples import parse_examples
-from dovetail.registry.inserting import insert_blob
+from dovetail.registry.inserting import insert_blobs
+from dovetail.registry.intents import publish
 from dovetail.registry.jsontext import digest_json
 from dovetail.registry.objects import ObjectStore, check_digest
 from dovetail.registry.reading import find_base_model, find_version
@@ -29,6 +30,8 @@ from dovetail.registry.schema import (
     ScoreRow,
     VersionRow,
 )
+
+_MAX_VALUES = 10_000  # in one statement
 
 
 def record_evaluation(
@@ -50,23 +53,24 @@ def record_evaluation(
     check_digest(dataset_digest)
     if n < 1 or not values:
         raise InvalidInput(f"an evaluation needs examples and scores; this one has n={n}")
-    _check_examples(examples, n=n, metrics=values)
+    check_examples(examples, n=n, metrics=values)
     examples_digest = digest_bytes(examples)
-    context.objects.put(examples_digest, examples)
     now = datetime.now(UTC)
-    with context.database.writing() as connection:
+    name_of_dataset = check_text(dataset_name, what="the dataset's name")
+
+    def commit(connection: Connection) -> Evaluation:
         base_model_id, _ = find_base_model(connection, base_model)
         version_id, version = (
             find_version(connection, reference) if reference is not None else (None, None)
         )
-        insert_blob(connection, digest=examples_digest, size=len(examples), now=now)
+        insert_blobs(connection, {examples_digest: len(examples)}, now=now)
         evaluation_id = connection.execute(
             insert(EvaluationRow)
             .values(
                 version_id=version_id,
                 base_model_id=base_model_id,
                 kind="measured",
-                dataset_name=check_text(dataset_name, what="the dataset's name"),
+                dataset_name=name_of_dataset,
                 dataset_digest=dataset_digest,
                 settings=checked,
                 settings_digest=digest_json(checked),
@@ -106,11 +110,19 @@ def record_evaluation(
         )
         return load_evaluations(connection, evaluation_id=evaluation_id)[0]
 
+    return publish(
+        context,
+        {examples_digest: examples},
+        purpose=f"evaluate {reference or base_model}",
+        commit=commit,
+    )
+
 
 def load_evaluations(
     connection: Connection,
     *,
     version_id: int | None = None,
+    adapter_id: int | None = None,
     bare_base: str | None = None,
     evaluation_id: int | None = None,
 ) -> list[Evaluation]:
@@ -119,6 +131,7 @@ def load_evaluations(
     Args:
         connection: An open transaction.
         version_id: Only those of this version.
+        adapter_id: Only those of this adapter's versions.
         bare_base: Only those of the base model with this fingerprint, without any adapter.
         evaluation_id: Only this one.
     """
@@ -136,6 +149,8 @@ def load_evaluations(
     )
     if version_id is not None:
         query = query.where(EvaluationRow.version_id == version_id)
+    if adapter_id is not None:
+        query = query.where(VersionRow.adapter_id == adapter_id)
     if bare_base is not None:
         query = query.where(
             EvaluationRow.version_id.is_(None), BaseModelRow.fingerprint == bare_base
@@ -203,7 +218,7 @@ def read_examples(objects: ObjectStore, digest: str) -> bytes:
     return data
 
 
-def _check_examples(examples: bytes, *, n: int, metrics: Iterable[str]) -> None:
+def check_examples(examples: bytes, *, n: int, metrics: Iterable[str]) -> None:
     """See that the scores of each example are those of this evaluation.
 
     Raises:
@@ -220,9 +235,11 @@ def _check_examples(examples: bytes, *, n: int, metrics: Iterable[str]) -> None:
 
 def _scores_of(connection: Connection, ids: list[int]) -> defaultdict[int, dict[str, Score]]:
     found: defaultdict[int, dict[str, Score]] = defaultdict(dict)
-    query = select(*ScoreRow.__table__.columns).where(ScoreRow.evaluation_id.in_(ids))
-    for row in connection.execute(query.order_by(ScoreRow.metric)):
-        found[row.evaluation_id][row.metric] = Score(
-            metric=row.metric, value=row.value, ci_low=row.ci_low, ci_high=row.ci_high
-        )
+    query = select(*ScoreRow.__table__.columns).order_by(ScoreRow.metric)
+    for start in range(0, len(ids), _MAX_VALUES):
+        chosen = ScoreRow.evaluation_id.in_(ids[start : start + _MAX_VALUES])
+        for row in connection.execute(query.where(chosen)):
+            found[row.evaluation_id][row.metric] = Score(
+                metric=row.metric, value=row.value, ci_low=row.ci_low, ci_high=row.ci_high
+            )
     return found

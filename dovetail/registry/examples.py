@@ -53,7 +53,7 @@ _CHRF_BETA = 2
 _WIDTHS = {"bleu": 2 + 2 * BLEU_ORDERS, "chrf": 3 * CHRF_ORDERS}
 _FORMAT = "dovetail-examples"
 _VERSION = 1
-_MAX_BYTES = 2**30
+MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def parse_examples(data: bytes) -> dict[str, ExampleScores]:
     Raises:
         InvalidInput: It is no such blob, or of a version that this Dovetail does not know.
     """
-    document = parse_json(data, what="per-example scores", max_bytes=_MAX_BYTES)
+    document = parse_json(data, what="per-example scores", max_bytes=MAX_BYTES)
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise InvalidInput("these bytes are no per-example scores of Dovetail")
     if document.get("version") != _VERSION:

@@ -17,9 +17,10 @@ from dovetail.errors import BaseModelNotFound, InvalidInput
 from dovetail.registry import statcache
 from dovetail.registry.checkpoint import find_checkpoint, open_sources
 from dovetail.registry.digests import is_digest
-from dovetail.registry.hashing import Progress, hash_pieces
+from dovetail.registry.hashing import hash_pieces
 from dovetail.registry.jsontext import parse_json
 from dovetail.registry.manifest import Manifest, TensorEntry
+from dovetail.registry.progress import Progress
 from dovetail.registry.tokenizer import tokenizer_digest, tokenizer_files
 
 __all__ = [

@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-Progress = Callable[[int, int], None]
+from dovetail.registry.progress import Progress
+
 CHUNK_BYTES = 16 * 2**20
 _MAX_WORKERS = 16
 

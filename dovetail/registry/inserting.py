@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from dovetail.errors import ConflictError
 from dovetail.registry.digests import digest_bytes
@@ -15,7 +15,7 @@ from dovetail.registry.fingerprint import BaseCheckpoint
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.payload import Payload
 from dovetail.registry.reading import find_base_model, known_base_model
-from dovetail.registry.records import BaseModel
+from dovetail.registry.records import AdapterVersion, BaseModel, StoredFile
 from dovetail.registry.schema import (
     AdapterRow,
     BaseModelRow,
@@ -24,12 +24,15 @@ from dovetail.registry.schema import (
     FileRow,
     ScoreRow,
     VersionRow,
+    insert_or_ignore,
     table_of,
 )
 
 # Building a statement takes longer than running it, so those of every registration are built once.
-_ADAPTER = select(AdapterRow.id, AdapterRow.task, AdapterRow.description, AdapterRow.tags).where(
-    AdapterRow.name == bindparam("of_name")
+_ADAPTER = (
+    select(AdapterRow.id, AdapterRow.task, AdapterRow.description, AdapterRow.tags)
+    .where(AdapterRow.name == bindparam("of_name"))
+    .with_for_update(key_share=True)
 )
 _IDENTICAL = (
     select(VersionRow.number)
@@ -39,11 +42,23 @@ _IDENTICAL = (
         VersionRow.content_digest == bindparam("of_content"),
     )
 )
-_HIGHEST = select(func.max(VersionRow.number)).where(
-    VersionRow.adapter_id == bindparam("of_adapter")
+_OF_ADAPTER = VersionRow.adapter_id == bindparam("of_adapter")
+_NUMBERS = select(
+    select(func.max(VersionRow.number)).where(_OF_ADAPTER).scalar_subquery().label("highest"),
+    select(VersionRow.number)
+    .where(_OF_ADAPTER, VersionRow.content_digest == bindparam("of_content"))
+    .scalar_subquery()
+    .label("identical"),
 )
-_ADD_VERSION = insert(table_of(VersionRow)).returning(VersionRow.id)
-_ADD_BLOB = insert_or_ignore(table_of(BlobRow)).on_conflict_do_nothing()
+# What a version's record has from its row, read back as it was written. Whoever registers holds
+# locks that others wait for, so it is not looked up again.
+_OF_RECORD = tuple(
+    column for column in table_of(VersionRow).columns if column.name in AdapterVersion.__slots__
+)
+_ADD_VERSION = insert(table_of(VersionRow)).returning(VersionRow.id, *_OF_RECORD)
+_ADD_BLOB = insert_or_ignore(BlobRow)
+_ADD_BASE_MODEL = insert_or_ignore(BaseModelRow)
+_ADD_ADAPTER = insert_or_ignore(AdapterRow)
 _ADD_FILE = insert(table_of(FileRow))
 _ADD_EVALUATION = insert(table_of(EvaluationRow)).returning(EvaluationRow.id)
 _ADD_SCORE = insert(table_of(ScoreRow))
@@ -60,29 +75,31 @@ def insert_base_model(
     data = checkpoint.manifest.to_json()
     manifest_digest = digest_bytes(data)
     now = datetime.now(UTC)
-    insert_blob(connection, digest=manifest_digest, size=len(data), now=now)
-    connection.execute(
-        insert(BaseModelRow).values(
-            fingerprint=fingerprint,
-            name=checkpoint.name,
-            location=str(checkpoint.directory),
-            revision=checkpoint.revision,
-            architecture=checkpoint.architecture,
-            model_type=checkpoint.model_type,
-            hidden_size=checkpoint.hidden_size,
-            parameter_count=checkpoint.parameter_count,
-            dtype=checkpoint.dtype,
-            tokenizer_digest=checkpoint.tokenizer_digest,
-            manifest_digest=manifest_digest,
-            created_at=now,
+    insert_blobs(connection, {manifest_digest: len(data)}, now=now)
+    added = connection.execute(
+        _ADD_BASE_MODEL,
+        {
+            "fingerprint": fingerprint,
+            "name": checkpoint.name,
+            "location": str(checkpoint.directory),
+            "revision": checkpoint.revision,
+            "architecture": checkpoint.architecture,
+            "model_type": checkpoint.model_type,
+            "hidden_size": checkpoint.hidden_size,
+            "parameter_count": checkpoint.parameter_count,
+            "dtype": checkpoint.dtype,
+            "tokenizer_digest": checkpoint.tokenizer_digest,
+            "manifest_digest": manifest_digest,
+            "created_at": now,
+        },
+    )
+    if added.rowcount:  # else somebody added it while this one waited
+        append_event(
+            connection,
+            actor=actor,
+            action="register-base",
+            details={"base_model": fingerprint, "base_model_name": checkpoint.name},
         )
-    )
-    append_event(
-        connection,
-        actor=actor,
-        action="register-base",
-        details={"base_model": fingerprint, "base_model_name": checkpoint.name},
-    )
     return find_base_model(connection, fingerprint)
 
 
@@ -91,28 +108,47 @@ def find_identical(connection: Connection, *, name: str, content: str) -> int | 
     return connection.execute(_IDENTICAL, {"of_name": name, "of_content": content}).scalar()
 
 
+def find_numbers(
+    connection: Connection, adapter: Row[Any], *, content: str
+) -> tuple[int, int | None]:
+    """Return the next number of an adapter that is locked, and that of `find_identical`."""
+    wanted = {"of_adapter": adapter.id, "of_content": content}
+    highest, identical = connection.execute(_NUMBERS, wanted).one()
+    return (highest or 0) + 1, identical
+
+
 def insert_version(
     connection: Connection,
     *,
+    adapter: Row[Any],
     name: str,
-    base_model_id: int,
-    base_model: str,
+    number: int,
+    base: tuple[int, BaseModel],
     payload: Payload,
     metadata: Metadata,
     actor: str,
-) -> int:
-    """Add a version within the caller's writing transaction and return its number."""
+) -> AdapterVersion:
+    """Add a version.
+
+    Args:
+        connection: A writing transaction.
+        adapter: Its adapter, from `lock_adapter`.
+        name: The adapter's name.
+        number: The next one, from `find_numbers`.
+        base: Row id and record of its base model.
+        payload: Its files, which are in place.
+        metadata: What else there is to know.
+        actor: Who adds it.
+    """
     now = datetime.now(UTC)
-    adapter_id = _insert_or_update_adapter(connection, name, metadata, now)
-    highest = connection.execute(_HIGHEST, {"of_adapter": adapter_id}).scalar()
-    number = (highest or 0) + 1
-    version_id = connection.execute(
+    base_model_id, base_model = base
+    row = connection.execute(
         _ADD_VERSION,
         {
-            "adapter_id": adapter_id,
+            "adapter_id": adapter.id,
             "number": number,
             "base_model_id": base_model_id,
-            "content_digest": metadata.content_digest(payload.digest, base_model),
+            "content_digest": metadata.content_digest(payload.digest, base_model.fingerprint),
             "payload_digest": payload.digest,
             "peft_type": payload.peft_type,
             "config": payload.config,
@@ -125,14 +161,9 @@ def insert_version(
             "created_by": actor,
             "created_at": now,
         },
-    ).scalar_one()
-    connection.execute(
-        _ADD_BLOB,
-        [
-            {"digest": f.digest, "size": f.size, "state": "present", "created_at": now}
-            for f in payload.files
-        ],
-    )
+    ).one()
+    version_id: int = row.id
+    insert_blobs(connection, {file.digest: file.size for file in payload.files}, now=now)
     connection.execute(
         _ADD_FILE,
         [{"version_id": version_id, "path": f.path, "blob": f.digest} for f in payload.files],
@@ -147,37 +178,59 @@ def insert_version(
         number=number,
         details={
             "payload": payload.digest,
-            "base_model": base_model,
+            "base_model": base_model.fingerprint,
             "source_run": metadata.source_run,
             "reported": dict(metadata.scores),
         },
     )
-    return number
+    written = {column.name: getattr(row, column.name) for column in _OF_RECORD}
+    files = sorted((f.path, f.size, f.digest) for f in payload.files)
+    return AdapterVersion(
+        **{**written, "findings": tuple(written["findings"])},
+        name=name,
+        task=metadata.task or adapter.task,
+        base_model=base_model.fingerprint,
+        base_model_name=base_model.name,
+        files=tuple(
+            StoredFile(path=path, size=size, digest=digest) for path, size, digest in files
+        ),
+    )
 
 
-def insert_blob(connection: Connection, *, digest: str, size: int, now: datetime) -> None:
-    """Note a blob unless it is noted already."""
-    row = {"digest": digest, "size": size, "state": "present", "created_at": now}
-    connection.execute(_ADD_BLOB, row)
+def insert_blobs(connection: Connection, sizes: Mapping[str, int], *, now: datetime) -> None:
+    """Note blobs by digest and size, those that are not noted already."""
+    rows = [
+        {"digest": digest, "size": size, "state": "present", "created_at": now}
+        for digest, size in sorted(sizes.items())  # in one order, so that no two wait in a circle
+    ]
+    connection.execute(_ADD_BLOB, rows)
 
 
-def _insert_or_update_adapter(
-    connection: Connection, name: str, metadata: Metadata, now: datetime
-) -> int:
-    """Make the adapter, or add to it what was not said before; a task is never changed."""
+def lock_adapter(connection: Connection, name: str, metadata: Metadata) -> Row[Any]:
+    """Lock an adapter's row, and make it if it is not there; return its id and what it says.
+
+    Whoever holds the row gives out the adapter's next version number.
+    """
     row = connection.execute(_ADAPTER, {"of_name": name}).first()
     if row is None:
-        return connection.execute(
-            insert(AdapterRow)
-            .values(
-                name=name,
-                task=metadata.task,
-                description=metadata.description or "",
-                tags=dict(metadata.tags),
-                created_at=now,
-            )
-            .returning(AdapterRow.id)
-        ).scalar_one()
+        made = {
+            "name": name,
+            "task": metadata.task,
+            "description": metadata.description or "",
+            "tags": dict(metadata.tags),
+            "created_at": datetime.now(UTC),
+        }
+        connection.execute(_ADD_ADAPTER, made)
+        row = connection.execute(_ADAPTER, {"of_name": name}).one()
+    return row
+
+
+def update_adapter(connection: Connection, row: Row[Any], name: str, metadata: Metadata) -> None:
+    """Add to what an adapter says of itself.
+
+    Raises:
+        ConflictError: It is for another task, and a task is never changed.
+    """
     if metadata.task and row.task and metadata.task != row.task:
         raise ConflictError(
             f"adapter {name!r} is for the task {row.task!r}, not {metadata.task!r}; "
@@ -192,7 +245,6 @@ def _insert_or_update_adapter(
     }
     if said != {"task": row.task, "description": row.description, "tags": row.tags}:
         connection.execute(update(AdapterRow).where(AdapterRow.id == row.id).values(**said))
-    return int(row.id)
 
 
 def _insert_reported(

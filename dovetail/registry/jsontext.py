@@ -23,6 +23,7 @@ MAX_DIGITS = 400
 # The closing quote is optional so that an unterminated string is consumed once, not once per
 # escaped quote inside it, which would take quadratic time.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # its backslash not escaped
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_BRACKETS = bytes(code for code in range(256) if code not in b"[]{}")
 
@@ -78,6 +79,11 @@ def parse_json(
     except json.JSONDecodeError as error:
         _refuse(what, f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}")
     return value
+
+
+def holds_nul(data: bytes) -> bool:
+    """Tell whether a JSON document has a NUL character, which databases cannot keep."""
+    return _NUL.search(data) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from typing import Any
 
 from dovetail.errors import IncompatibleBaseModel
 from dovetail.registry.checkpoint import DTYPES
-from dovetail.registry.hashing import Progress, hash_pieces, tensor_piece
+from dovetail.registry.hashing import hash_pieces, tensor_piece
 from dovetail.registry.layout import NameIndex, base_name
 from dovetail.registry.manifest import Manifest, TensorEntry
+from dovetail.registry.progress import Progress
 
 _SHOWN = 3
 _FUSED_DIMENSIONS = 3

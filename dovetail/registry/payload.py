@@ -170,8 +170,12 @@ def check_file_path(path: str) -> str:
     return path
 
 
-def _open(path: Path, limit: int) -> tuple[int, os.stat_result]:
-    """Open a plain file: a link is not followed, and a pipe put in its place does not block."""
+def open_plain(path: Path, limit: int) -> tuple[int, os.stat_result]:
+    """Open a plain file: a link is not followed, and a pipe put in its place does not block.
+
+    Raises:
+        InvalidPayload: It cannot be read, is no plain file, or has more bytes than the limit.
+    """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
@@ -190,7 +194,7 @@ def _open(path: Path, limit: int) -> tuple[int, os.stat_result]:
 
 
 def _read(path: Path, limit: int, files: list[PayloadFile]) -> bytes:
-    descriptor, status = _open(path, limit)
+    descriptor, status = open_plain(path, limit)
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(limit + 1)
         _check_still(path, status, os.fstat(file.fileno()))
@@ -202,7 +206,7 @@ def _read(path: Path, limit: int, files: list[PayloadFile]) -> bytes:
 
 
 def _open_weights(path: Path, limit: int, files: list[PayloadFile]) -> TensorFile:
-    descriptor, status = _open(path, limit)
+    descriptor, status = open_plain(path, limit)
     try:
         weights = open_tensors(descriptor, path)
         hasher = hashlib.sha256()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from dovetail.errors import InvalidPayload
-from dovetail.registry.jsontext import parse_json
+from dovetail.registry.jsontext import holds_nul, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -95,6 +95,11 @@ def parse_config(data: bytes) -> dict[str, Any]:
     config = parse_json(data, what=CONFIG_FILE)
     if not isinstance(config, dict):
         raise InvalidPayload(f"{CONFIG_FILE} is no JSON object", file=CONFIG_FILE)
+    if holds_nul(data):
+        raise InvalidPayload(
+            f"{CONFIG_FILE} has a NUL character, which databases cannot keep; remove it",
+            file=CONFIG_FILE,
+        )
     _check_type(config)
     for key, problem in _problems(config):
         raise InvalidPayload(

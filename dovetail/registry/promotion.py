@@ -22,7 +22,8 @@ from dovetail.registry.aliases import (
 from dovetail.registry.context import Context
 from dovetail.registry.events import append_event
 from dovetail.registry.gates import GateResult, check_requirement
-from dovetail.registry.reading import find_version
+from dovetail.registry.locking import lock_history
+from dovetail.registry.reading import find_version, lock_version
 from dovetail.registry.records import AdapterVersion
 from dovetail.registry.reference import Reference, check_alias, check_name
 from dovetail.registry.requirements import Requirement
@@ -88,8 +89,11 @@ def promote_version(
     if failed and not force:
         _refuse(context, promotion, reason)
     if promotion.moved:
-        with context.database.writing() as connection:
-            _move(context, connection, promotion, version, action="promote", reason=reason)
+        context.database.write(
+            lambda connection: _move(
+                context, connection, promotion, version, action="promote", reason=reason
+            )
+        )
     return promotion
 
 
@@ -97,7 +101,8 @@ def roll_back(context: Context, name: str, alias: str, *, reason: str | None) ->
     """Move an alias back to where it was before its last promotion."""
     check_name(name)
     check_alias(alias)
-    with context.database.writing() as connection:
+
+    def move(connection: Connection) -> Promotion:
         # An alias that is not set, or an adapter that does not exist, says so here.
         current = find_version(connection, Reference(name=name, alias=alias))[1].number
         before = number_before(connection, name, alias)
@@ -111,7 +116,9 @@ def roll_back(context: Context, name: str, alias: str, *, reason: str | None) ->
         version = find_version(connection, Reference(name=name, number=before))[1]
         rollback = Promotion(name=name, alias=alias, number=before, previous=current, moved=True)
         _move(context, connection, rollback, version, action="rollback", reason=reason)
-    return rollback
+        return rollback
+
+    return context.database.write(move)
 
 
 def requirements_of(context: Context, name: str, alias: str) -> tuple[str, ...]:
@@ -127,7 +134,9 @@ def require(
     check_name(name)
     check_alias(alias)
     texts = list(dict.fromkeys(Requirement.parse(text).text for text in requirements))
-    with context.database.writing() as connection:
+
+    def store(connection: Connection) -> None:
+        lock_history(connection)  # one at a time: two would each add their rows
         before = load_requirements(connection, name, alias)
         store_requirements(connection, name, alias, texts)
         append_event(
@@ -139,6 +148,8 @@ def require(
             reason=reason,
             details={"requirements": texts, "before": before},
         )
+
+    context.database.write(store)
     return tuple(texts)
 
 
@@ -152,8 +163,8 @@ def _move(
     reason: str | None,
 ) -> None:
     """Move the alias and write the event, within one transaction."""
-    # Looked up again under the write lock: it may have been deleted since the gate was decided.
-    version_id, _ = find_version(connection, version.reference)
+    # Looked up again: it may have been deleted since the gate was decided.
+    version_id, _ = lock_version(connection, version.reference)
     move_alias(
         connection,
         name=promotion.name,
@@ -177,8 +188,8 @@ def _move(
 
 def _refuse(context: Context, promotion: Promotion, reason: str | None) -> None:
     """Write the refusal into the history and raise it."""
-    with context.database.writing() as connection:
-        append_event(
+    context.database.write(
+        lambda connection: append_event(
             connection,
             actor=context.actor,
             action="promotion-refused",
@@ -189,6 +200,7 @@ def _refuse(context: Context, promotion: Promotion, reason: str | None) -> None:
             reason=reason,
             details={"gates": [asdict(gate) for gate in promotion.gates]},
         )
+    )
     failed = [gate for gate in promotion.gates if not gate.passed]
     lines = "; ".join(f"requirement '{gate.requirement}' failed: {gate.message}" for gate in failed)
     raise GateRefused(

@@ -1,7 +1,7 @@
 """Registering: check everything, write the blobs, then name them in one transaction.
 
-A process killed before the transaction leaves blobs that nothing names (garbage to collect); one
-killed after it leaves a whole version. There is no state between.
+A process killed before the transaction leaves an intent and blobs that nothing names, for garbage
+collection; one killed after it leaves a whole version. There is no state between.
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ from sqlalchemy import Connection
 from dovetail.errors import BaseModelNotFound, ConflictError
 from dovetail.registry.checks import check_text
 from dovetail.registry.compatibility import check_against_base
-from dovetail.registry.context import Context, Progress
+from dovetail.registry.context import Context
 from dovetail.registry.digests import digest_bytes, require_digest
 from dovetail.registry.fingerprint import BaseCheckpoint, parse_manifest, read_base
-from dovetail.registry.inserting import find_identical, insert_base_model, insert_version
+from dovetail.registry.inserting import (
+    find_identical,
+    find_numbers,
+    insert_base_model,
+    insert_version,
+    lock_adapter,
+    update_adapter,
+)
+from dovetail.registry.intents import publish
 from dovetail.registry.manifest import Manifest
 from dovetail.registry.metadata import Metadata
-from dovetail.registry.payload import Payload, read_payload
+from dovetail.registry.payload import read_payload
+from dovetail.registry.progress import Progress
 from dovetail.registry.reading import find_base_model, find_version, known_base_model
 from dovetail.registry.records import AdapterVersion, BaseModel
 from dovetail.registry.reference import Reference, check_name
@@ -53,6 +62,7 @@ def register_version(
     metadata: Metadata,
     exclude: Sequence[str],
     progress: Progress | None,
+    upload_progress: Progress | None,
 ) -> Registration:
     """Add a version; see `dovetail.registry.store.Registry.register`."""
     check_name(name)
@@ -67,20 +77,40 @@ def register_version(
     fingerprint = checkpoint.manifest.fingerprint
     content = metadata.content_digest(payload.digest, fingerprint)
     with context.database.reading() as connection:
-        version = _existing(connection, name, content)
+        number = find_identical(connection, name=name, content=content)
+        version = _existing(connection, name, number) if number else None
         known = known_base_model(connection, fingerprint)
-    if version is None:
-        # The manifest of a base model that is known is in place already.
-        if known is None or context.objects.size(known[1].manifest_digest) is None:
-            _write_manifest(context, checkpoint)
-        _write_files(context, payload)
-        with context.database.writing() as connection:
-            # Somebody may have registered the same a moment ago.
-            version = _existing(connection, name, content)
-            if version is None:
-                created = _insert(context, connection, name, checkpoint, payload, metadata)
-                return Registration(version=created, created=True, left_out=payload.left_out)
-    return Registration(version=version, created=False, left_out=payload.left_out)
+    if version is not None:
+        return Registration(version=version, created=False, left_out=payload.left_out)
+    # The manifest of a base model that is known is in place already.
+    if known is None or context.objects.size(known[1].manifest_digest) is None:
+        known = _publish_base(context, checkpoint)
+    base_model = known
+
+    def commit(connection: Connection) -> Registration:
+        adapter = lock_adapter(connection, name, metadata)
+        number, identical = find_numbers(connection, adapter, content=content)
+        if identical is not None:  # somebody registered the same a moment ago
+            version = _existing(connection, name, identical)
+            return Registration(version=version, created=False, left_out=payload.left_out)
+        update_adapter(connection, adapter, name, metadata)
+        version = insert_version(
+            connection,
+            adapter=adapter,
+            name=name,
+            number=number,
+            base=base_model,
+            payload=payload,
+            metadata=metadata,
+            actor=context.actor,
+        )
+        return Registration(version=version, created=True, left_out=payload.left_out)
+
+    # Hashed again while it is copied: a file may have changed since it was checked.
+    sources = {file.digest: Path(payload.directory) / file.path for file in payload.files}
+    return publish(
+        context, sources, purpose=f"register {name}", commit=commit, progress=upload_progress
+    )
 
 
 def register_base(
@@ -97,9 +127,7 @@ def register_base(
             path, name=name, revision=revision, cache_dir=context.cache_dir, progress=progress
         )
     )
-    _write_manifest(context, checkpoint)
-    with context.database.writing() as connection:
-        return insert_base_model(connection, checkpoint, actor=context.actor)[1]
+    return _publish_base(context, checkpoint)[1]
 
 
 def load_manifest(context: Context, base: BaseModel) -> Manifest:
@@ -118,31 +146,18 @@ def load_manifest(context: Context, base: BaseModel) -> Manifest:
     return parse_manifest(data)
 
 
-def _insert(
-    context: Context,
-    connection: Connection,
-    name: str,
-    checkpoint: BaseCheckpoint,
-    payload: Payload,
-    metadata: Metadata,
-) -> AdapterVersion:
-    base_model_id, base = insert_base_model(connection, checkpoint, actor=context.actor)
-    number = insert_version(
-        connection,
-        name=name,
-        base_model_id=base_model_id,
-        base_model=base.fingerprint,
-        payload=payload,
-        metadata=metadata,
-        actor=context.actor,
+def _publish_base(context: Context, checkpoint: BaseCheckpoint) -> tuple[int, BaseModel]:
+    data = checkpoint.manifest.to_json()
+    return publish(
+        context,
+        {digest_bytes(data): data},
+        purpose=f"register base model {checkpoint.name}",
+        commit=lambda connection: insert_base_model(connection, checkpoint, actor=context.actor),
     )
-    return find_version(connection, Reference(name=name, number=number))[1]
 
 
-def _existing(connection: Connection, name: str, content: str) -> AdapterVersion | None:
-    number = find_identical(connection, name=name, content=content)
-    if number is None:
-        return None
+def _existing(connection: Connection, name: str, number: int) -> AdapterVersion:
+    """Return the version that has the same content already, unless it was deleted."""
     reference = Reference(name=name, number=number)
     version = find_version(connection, reference, deleted=True)[1]
     if version.deleted_at is not None:
@@ -191,14 +206,3 @@ def _storable(checkpoint: BaseCheckpoint) -> BaseCheckpoint:
     check_text(checkpoint.revision, what="the base model's revision")
     check_text(str(checkpoint.directory), what="the path of the base model")
     return checkpoint
-
-
-def _write_files(context: Context, payload: Payload) -> None:
-    for file in payload.files:
-        # Hashed again while it is copied: the file may have changed since it was checked.
-        context.objects.put(file.digest, Path(payload.directory) / file.path)
-
-
-def _write_manifest(context: Context, checkpoint: BaseCheckpoint) -> None:
-    data = checkpoint.manifest.to_json()
-    context.objects.put(digest_bytes(data), data)

@@ -7,7 +7,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, RowMapping, Select, bindparam, func, select
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Connection,
+    Row,
+    RowMapping,
+    Select,
+    bindparam,
+    func,
+    select,
+)
 
 from dovetail.errors import (
     AdapterNotFound,
@@ -16,7 +26,7 @@ from dovetail.errors import (
     InvalidReference,
     VersionNotFound,
 )
-from dovetail.registry.records import Adapter, AdapterVersion, BaseModel, StoredFile
+from dovetail.registry.records import AdapterVersion, BaseModel, StoredFile
 from dovetail.registry.reference import LATEST, Reference
 from dovetail.registry.schema import (
     AdapterRow,
@@ -60,7 +70,7 @@ _FIELDS = tuple(str(key) for key in VERSIONS.selected_columns.keys())[1:]  # noq
 
 # Building a statement takes longer than running it, so those of every call are built once.
 _OF_ADAPTER = VERSIONS.where(AdapterRow.name == bindparam("of_name"))
-_BY_NUMBER = _OF_ADAPTER.where(VersionRow.number == bindparam("of_number"))
+_BY_NUMBER = _OF_ADAPTER.where(VersionRow.number == bindparam("of_number", type_=BigInteger))
 _BY_ALIAS = _OF_ADAPTER.join(
     AliasRow, (AliasRow.adapter_id == AdapterRow.id) & (AliasRow.version_id == VersionRow.id)
 ).where(AliasRow.alias == bindparam("of_alias"))
@@ -78,11 +88,18 @@ _FILES = (
 )
 _ALIASES_OF_ONE = _ALIASES.where(AliasRow.version_id == bindparam("of_version"))
 _FILES_OF_ONE = _FILES.where(FileRow.version_id == bindparam("of_version"))
+_LOCK = (
+    select(VersionRow.id)
+    .where(VersionRow.id == bindparam("of_version"))
+    .with_for_update(key_share=True)
+)
 # Ids may stand in the statement's text: they are whole numbers that the database gave out.
-_IDS: BindParameter[Any] = bindparam("of_versions", expanding=True, literal_execute=True)
-_MANY = VERSIONS.where(VersionRow.id.in_(_IDS))
-_ALIASES_OF_MANY = _ALIASES.where(AliasRow.version_id.in_(_IDS))
-_FILES_OF_MANY = _FILES.where(FileRow.version_id.in_(_IDS))
+IDS: BindParameter[Any] = bindparam("of_versions", expanding=True, literal_execute=True)
+"""Row ids of versions, whose number is known only when a statement runs."""
+
+_MANY = VERSIONS.where(VersionRow.id.in_(IDS))
+_ALIASES_OF_MANY = _ALIASES.where(AliasRow.version_id.in_(IDS))
+_FILES_OF_MANY = _FILES.where(FileRow.version_id.in_(IDS))
 
 
 def load_versions(connection: Connection, query: Select[Any]) -> list[AdapterVersion]:
@@ -93,7 +110,7 @@ def load_versions(connection: Connection, query: Select[Any]) -> list[AdapterVer
 def load_versions_by_id(connection: Connection, ids: Sequence[int]) -> list[AdapterVersion]:
     """Return the records of versions by row id, in the order of the ids."""
     rows: dict[int, Row[Any]] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         for row in connection.execute(_MANY, {"of_versions": chunk}):
             rows[row[0]] = row
     return _with_belongings(connection, [rows[number] for number in ids])
@@ -102,7 +119,7 @@ def load_versions_by_id(connection: Connection, ids: Sequence[int]) -> list[Adap
 def _with_belongings(connection: Connection, rows: Sequence[Row[Any]]) -> list[AdapterVersion]:
     aliases: defaultdict[int, list[str]] = defaultdict(list)
     files: defaultdict[int, list[StoredFile]] = defaultdict(list)
-    for chunk in _chunks([row[0] for row in rows]):
+    for chunk in chunks([row[0] for row in rows]):
         for version_id, alias in connection.execute(_ALIASES_OF_MANY, {"of_versions": chunk}):
             aliases[version_id].append(alias)
         for version_id, path, digest, size in connection.execute(
@@ -156,6 +173,18 @@ def find_version(
     return row[0], version
 
 
+def lock_version(
+    connection: Connection, reference: Reference, *, deleted: bool = False
+) -> tuple[int, AdapterVersion]:
+    """Find a version as `find_version` does, and lock its row: it is as found until the end.
+
+    Who points an alias to a version and who deletes it must not overlook each other.
+    """
+    version_id, version = find_version(connection, reference, deleted=deleted)
+    connection.execute(_LOCK, {"of_version": version_id})
+    return find_version(connection, version.reference, deleted=deleted)
+
+
 def find_adapter_id(connection: Connection, name: str) -> int:
     """Return the row id of an adapter.
 
@@ -171,51 +200,16 @@ def find_adapter_id(connection: Connection, name: str) -> int:
     raise AdapterNotFound(f"there is no adapter {name!r}; {hint}", name=name, similar=tuple(near))
 
 
-def load_adapters(connection: Connection, *, name: str | None = None) -> list[Adapter]:
-    """Return all adapters by name, or the one that is named."""
-    live = func.count(VersionRow.id).filter(VersionRow.deleted_at.is_(None))
-    latest = func.max(VersionRow.number).filter(VersionRow.deleted_at.is_(None))
-    query = (
-        select(
-            AdapterRow.id,
-            AdapterRow.name,
-            AdapterRow.task,
-            AdapterRow.description,
-            AdapterRow.tags,
-            AdapterRow.created_at,
-            live.label("versions"),
-            latest.label("latest"),
-        )
-        .outerjoin(VersionRow, VersionRow.adapter_id == AdapterRow.id)
-        .group_by(AdapterRow.id)
-        .order_by(AdapterRow.name)
-    )
-    pointers = select(AliasRow.adapter_id, AliasRow.alias, VersionRow.number).join(
-        VersionRow, AliasRow.version_id == VersionRow.id
-    )
-    if name is not None:
-        adapter_id = find_adapter_id(connection, name)
-        query = query.where(AdapterRow.id == adapter_id)
-        pointers = pointers.where(AliasRow.adapter_id == adapter_id)
-    aliases: defaultdict[int, dict[str, int]] = defaultdict(dict)
-    for owner, alias, number in connection.execute(pointers.order_by(AliasRow.alias)):
-        aliases[owner][alias] = number
-    return [
-        Adapter(**_without_id(row), aliases=aliases[row["id"]])
-        for row in connection.execute(query).mappings()
-    ]
-
-
 def load_base_models(connection: Connection) -> list[BaseModel]:
     """Return all base models, the oldest first."""
     query = _BASE_MODELS.order_by(BaseModelRow.id)
-    return [BaseModel(**_without_id(row)) for row in connection.execute(query).mappings()]
+    return [BaseModel(**without_id(row)) for row in connection.execute(query).mappings()]
 
 
 def known_base_model(connection: Connection, fingerprint: str) -> tuple[int, BaseModel] | None:
     """Return the row id and record of the base model with this fingerprint, or None."""
     row = connection.execute(_BASE_MODEL, {"of_fingerprint": fingerprint}).mappings().first()
-    return (row["id"], BaseModel(**_without_id(row))) if row is not None else None
+    return (row["id"], BaseModel(**without_id(row))) if row is not None else None
 
 
 def find_base_model(connection: Connection, wanted: str) -> tuple[int, BaseModel]:
@@ -247,7 +241,7 @@ def find_base_model(connection: Connection, wanted: str) -> tuple[int, BaseModel
             f"{len(rows)} base models are called {wanted!r}; name one by its fingerprint: {prints}",
             value=wanted,
         )
-    return rows[0]["id"], BaseModel(**_without_id(rows[0]))
+    return rows[0]["id"], BaseModel(**without_id(rows[0]))
 
 
 def _no_version(connection: Connection, reference: Reference, adapter_id: int) -> Exception:
@@ -274,7 +268,8 @@ def _no_version(connection: Connection, reference: Reference, adapter_id: int) -
     )
 
 
-def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Split ids into as many as one statement may name."""
     for start in range(0, len(ids), _MAX_VALUES):
         yield ids[start : start + _MAX_VALUES]
 
@@ -285,5 +280,6 @@ def _version(row: Row[Any], aliases: Iterable[str], files: Iterable[StoredFile])
     return AdapterVersion(**fields, aliases=tuple(aliases), files=tuple(files))
 
 
-def _without_id(row: RowMapping) -> dict[str, Any]:
+def without_id(row: RowMapping) -> dict[str, Any]:
+    """Return a row's fields without the one that never leaves the registry."""
     return {str(key): value for key, value in row.items() if key != "id"}

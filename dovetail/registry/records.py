@@ -198,6 +198,7 @@ class Event:
         previous: Version that the alias pointed to before, or None.
         reason: Why, in the words of the person who did it.
         details: All else, as JSON values.
+        origin: The event's hash in the registry that it was imported from, or None.
         previous_hash: Hash of the event before this one.
         hash: Hash of this event and ``previous_hash``.
     """
@@ -212,5 +213,37 @@ class Event:
     previous: int | None
     reason: str | None
     details: Mapping[str, Any] = field(default_factory=dict)
+    origin: str | None = None
     previous_hash: str
     hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenLink:
+    """The first place where the history does not fit together: something was changed there.
+
+    Attributes:
+        position: The event that does not fit.
+        problem: ``gap``: events before it are missing, or it stands in another's place;
+            ``link``: it does not carry the hash of the event before it; ``hash``: its own fields
+            do not have the hash that it carries; ``unreadable``: a field is none of its kind.
+        expected: What would fit: a position or a hash, or None where nothing can be said.
+        found: What is there instead.
+    """
+
+    position: int
+    problem: Literal["gap", "link", "hash", "unreadable"]
+    expected: int | str | None = None
+    found: int | str | None = None
+
+    def __str__(self) -> str:
+        """Say it in a sentence's part: ``event 6 does not fit: …``."""
+        return (
+            f"event {self.position} does not fit: "
+            + {
+                "gap": f"event {self.expected} should stand there",
+                "link": "it does not carry the hash of the event before it",
+                "hash": "its contents do not have the hash that it carries",
+                "unreadable": "its contents cannot be read",
+            }[self.problem]
+        )

@@ -19,21 +19,32 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Insert,
     Integer,
     MetaData,
     String,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy import Table as SqlTable
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The Alembic revision that this code works with."""
 
-_DIGEST = String(71)
-_NAME = String(128)
+
+def _text(length: int | None = None) -> TypeEngine[str]:
+    """Return text that every database compares and sorts by its bytes, as SQLite does."""
+    kind = Text if length is None else String
+    return kind(length).with_variant(kind(length, collation="C"), "postgresql")
+
+
+_DIGEST = _text(71)
+_NAME = _text(128)
 
 # SQLite counts up only a column declared exactly INTEGER PRIMARY KEY.
 _BIG = BigInteger().with_variant(Integer(), "sqlite")
@@ -83,6 +94,26 @@ def table_of(row: type[Table]) -> SqlTable:
     return cast("SqlTable", row.__table__)
 
 
+class InsertOrIgnore(Insert):
+    """An insert of one row that does nothing where it would break a unique constraint.
+
+    Both databases say so in the same words, but SQLAlchemy has a class for each.
+    """
+
+    inherit_cache = True
+
+
+@compiles(InsertOrIgnore)
+def _insert_or_ignore(element: InsertOrIgnore, compiler: Any, **options: Any) -> str:
+    return f"{compiler.visit_insert(element, **options)} ON CONFLICT DO NOTHING"
+
+
+def insert_or_ignore(row: type[Table]) -> InsertOrIgnore:
+    """Start an insert that leaves a row which is there already as it is; its rowcount tells."""
+    # Asking for the new row's key would add a clause after our words.
+    return InsertOrIgnore(table_of(row)).inline().execution_options(preserve_rowcount=True)
+
+
 class BlobRow(Table):
     """An immutable object that the registry refers to."""
 
@@ -94,7 +125,7 @@ class BlobRow(Table):
 
     digest: Mapped[str] = mapped_column(_DIGEST, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
-    state: Mapped[str] = mapped_column(String(16), default="present")
+    state: Mapped[str] = mapped_column(_text(16), default="present")
     created_at: Mapped[datetime]
 
 
@@ -106,14 +137,14 @@ class BaseModelRow(Table):
 
     id: Mapped[int] = mapped_column(_BIG, primary_key=True)
     fingerprint: Mapped[str] = mapped_column(_DIGEST, unique=True)
-    name: Mapped[str] = mapped_column(Text, index=True)
-    location: Mapped[str | None] = mapped_column(Text)
-    revision: Mapped[str | None] = mapped_column(Text)
-    architecture: Mapped[str | None] = mapped_column(Text)
-    model_type: Mapped[str | None] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(_text(), index=True)
+    location: Mapped[str | None] = mapped_column(_text())
+    revision: Mapped[str | None] = mapped_column(_text())
+    architecture: Mapped[str | None] = mapped_column(_text())
+    model_type: Mapped[str | None] = mapped_column(_text())
     hidden_size: Mapped[int | None] = mapped_column(Integer)
     parameter_count: Mapped[int] = mapped_column(BigInteger)
-    dtype: Mapped[str] = mapped_column(String(16))
+    dtype: Mapped[str] = mapped_column(_text(16))
     tokenizer_digest: Mapped[str | None] = mapped_column(_DIGEST)
     manifest_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
     created_at: Mapped[datetime]
@@ -126,8 +157,8 @@ class AdapterRow(Table):
 
     id: Mapped[int] = mapped_column(_BIG, primary_key=True)
     name: Mapped[str] = mapped_column(_NAME, unique=True)
-    task: Mapped[str | None] = mapped_column(String(64))
-    description: Mapped[str] = mapped_column(Text, default="")
+    task: Mapped[str | None] = mapped_column(_text(64))
+    description: Mapped[str] = mapped_column(_text(), default="")
     tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
@@ -143,6 +174,14 @@ class VersionRow(Table):
         UniqueConstraint("id", "adapter_id"),
         CheckConstraint("number >= 1", name="number_positive"),
         CheckConstraint("parameter_count >= 0", name="parameters_not_negative"),
+        # Those that are not deleted, by number: to count them, and to show the newest first.
+        Index(
+            "ix_versions_live",
+            "adapter_id",
+            "number",
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(_BIG, primary_key=True)
@@ -151,15 +190,15 @@ class VersionRow(Table):
     base_model_id: Mapped[int] = mapped_column(ForeignKey("base_models.id"), index=True)
     content_digest: Mapped[str] = mapped_column(_DIGEST)
     payload_digest: Mapped[str] = mapped_column(_DIGEST, index=True)
-    peft_type: Mapped[str] = mapped_column(String(64))
+    peft_type: Mapped[str] = mapped_column(_text(64))
     config: Mapped[dict[str, Any]]
     hyperparameters: Mapped[dict[str, Any]]
     parameter_count: Mapped[int] = mapped_column(BigInteger)
-    input_template: Mapped[str | None] = mapped_column(Text)
+    input_template: Mapped[str | None] = mapped_column(_text())
     generation_config: Mapped[dict[str, Any]]
-    source_run: Mapped[str | None] = mapped_column(Text)
+    source_run: Mapped[str | None] = mapped_column(_text(), index=True)
     findings: Mapped[list[str]]
-    created_by: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str] = mapped_column(_text())
     created_at: Mapped[datetime] = mapped_column(index=True)
     deleted_at: Mapped[datetime | None]
 
@@ -170,7 +209,7 @@ class FileRow(Table):
     __tablename__ = "files"
 
     version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
-    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    path: Mapped[str] = mapped_column(_text(255), primary_key=True)
     blob: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), index=True)
 
 
@@ -191,15 +230,15 @@ class EvaluationRow(Table):
     id: Mapped[int] = mapped_column(_BIG, primary_key=True)
     version_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"), index=True)
     base_model_id: Mapped[int] = mapped_column(ForeignKey("base_models.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(16))
-    dataset_name: Mapped[str | None] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(_text(16))
+    dataset_name: Mapped[str | None] = mapped_column(_text())
     dataset_digest: Mapped[str | None] = mapped_column(_DIGEST, index=True)
     settings: Mapped[dict[str, Any]]
     settings_digest: Mapped[str | None] = mapped_column(_DIGEST)
-    library: Mapped[str | None] = mapped_column(Text)
+    library: Mapped[str | None] = mapped_column(_text())
     n: Mapped[int | None] = mapped_column(Integer)
     examples: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), index=True)
-    created_by: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str] = mapped_column(_text())
     created_at: Mapped[datetime]
 
 
@@ -228,13 +267,14 @@ class AliasRow(Table):
         # The version must be one of the same adapter.
         ForeignKeyConstraint(["version_id", "adapter_id"], ["versions.id", "versions.adapter_id"]),
         Index("ix_aliases_version_id", "version_id"),
+        Index("ix_aliases_alias", "alias", "version_id"),
     )
 
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"), primary_key=True)
     alias: Mapped[str] = mapped_column(_NAME, primary_key=True)
     version_id: Mapped[int] = mapped_column(_BIG)
     moved_at: Mapped[datetime]
-    moved_by: Mapped[str] = mapped_column(Text)
+    moved_by: Mapped[str] = mapped_column(_text())
 
 
 class RequirementRow(Table):
@@ -245,24 +285,66 @@ class RequirementRow(Table):
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"), primary_key=True)
     alias: Mapped[str] = mapped_column(_NAME, primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True)
-    requirement: Mapped[str] = mapped_column(Text)
+    requirement: Mapped[str] = mapped_column(_text())
 
 
 class EventRow(Table):
     """One line of the append-only history; each carries the hash of the one before it."""
 
     __tablename__ = "events"
-    __table_args__ = (Index("ix_events_name_alias", "name", "alias"),)
+    __table_args__ = (
+        # Each ends with the position, so that a page of the newest is read from its end.
+        Index("ix_events_name", "name", "position"),
+        Index("ix_events_name_alias", "name", "alias", "position"),
+        # An index and no constraint: SQLite adds one without writing the table anew.
+        Index("uq_events_origin", "origin", unique=True),
+    )
 
     position: Mapped[int] = mapped_column(_BIG, primary_key=True, autoincrement=False)
     time: Mapped[datetime]
-    actor: Mapped[str] = mapped_column(Text)
-    action: Mapped[str] = mapped_column(String(32))
+    actor: Mapped[str] = mapped_column(_text())
+    action: Mapped[str] = mapped_column(_text(32))
     name: Mapped[str | None] = mapped_column(_NAME)
     number: Mapped[int | None] = mapped_column(Integer)
     alias: Mapped[str | None] = mapped_column(_NAME)
     previous: Mapped[int | None] = mapped_column(Integer)
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(_text())
     details: Mapped[dict[str, Any]]
     previous_hash: Mapped[str] = mapped_column(_DIGEST, unique=True)
     hash: Mapped[str] = mapped_column(_DIGEST, unique=True)
+    origin: Mapped[str | None] = mapped_column(_DIGEST)
+    """The event's hash in the registry that it was imported from."""
+
+
+class IntentRow(Table):
+    """Somebody is about to publish: blobs it names are spared by garbage collection."""
+
+    __tablename__ = "intents"
+
+    id: Mapped[str] = mapped_column(_text(32), primary_key=True)
+    purpose: Mapped[str] = mapped_column(_text())
+    actor: Mapped[str] = mapped_column(_text())
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class IntentBlobRow(Table):
+    """One blob that a publisher is about to write, and then to name."""
+
+    __tablename__ = "intent_blobs"
+
+    intent_id: Mapped[str] = mapped_column(
+        ForeignKey("intents.id", ondelete="CASCADE"), primary_key=True
+    )
+    digest: Mapped[str] = mapped_column(_DIGEST, primary_key=True, index=True)
+
+
+class GarbageRow(Table):
+    """A blob that nothing named when garbage collection last looked."""
+
+    __tablename__ = "garbage"
+    __table_args__ = (CheckConstraint("size >= 0", name="size_not_negative"),)
+
+    digest: Mapped[str] = mapped_column(_DIGEST, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    marked_at: Mapped[datetime]

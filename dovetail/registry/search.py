@@ -1,80 +1,52 @@
-"""Searching versions: filters become SQL, every value a bound parameter."""
+"""Searching versions: which statements answer a filter, however many versions there are.
+
+A database cannot know how many versions have a rougeL over 0.4 and come early in the alphabet. So
+it is asked first, at little cost, whether those that a part of the filter finds by way of an index
+are few. If they are, only they are looked at. Else versions are read in the order that is asked
+for, until the page is full.
+"""
 
 from __future__ import annotations
 
-import json
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
-    Float,
-    String,
+    Select,
     and_,
-    cast,
-    false,
-    func,
-    not_,
-    or_,
+    case,
+    literal,
     select,
+    true,
 )
+from sqlalchemy.orm import aliased
 
 from dovetail.errors import InvalidQuery
-from dovetail.registry.filters import (
-    Both,
-    Comparison,
-    Field,
-    Filter,
-    Not,
-    make_field,
-    parse_filter,
-)
+from dovetail.registry.conditions import candidates_of, condition_of, unindexed
+from dovetail.registry.dialects import joins_laterally, prefer_order
+from dovetail.registry.filters import Both, Comparison, Filter, parse_filter
 from dovetail.registry.jsontext import digest_json
-from dovetail.registry.paging import next_token, offset_of
-from dovetail.registry.reading import load_versions_by_id
+from dovetail.registry.ordering import Term, after, not_before, terms_of
+from dovetail.registry.paging import foreign_token, next_token, version_before
+from dovetail.registry.reading import IDS, load_versions_by_id
 from dovetail.registry.records import AdapterVersion
-from dovetail.registry.schema import (
-    AdapterRow,
-    AliasRow,
-    BaseModelRow,
-    EvaluationRow,
-    ScoreRow,
-    VersionRow,
-)
+from dovetail.registry.schema import AdapterRow, EvaluationRow, ScoreRow, VersionRow
 
 MAX_PAGE = 10_000
+FEW = 5_000
+"""So many versions are looked at one by one sooner than all versions in order."""
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-_TEXT_COLUMNS: dict[str, Any] = {
-    "name": AdapterRow.name,
-    "task": AdapterRow.task,
-    "peft_type": VersionRow.peft_type,
-    "created_by": VersionRow.created_by,
-    "source_run": VersionRow.source_run,
-    "payload": VersionRow.payload_digest,
-}
-_PLAIN = {*_TEXT_COLUMNS, "number", "base_model", "alias", "created_at"}
-_KEYED = {"metrics", "params", "tags"}
-
-
-_FOUND = (
-    select(VersionRow.id)
-    .join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
-    .join(BaseModelRow, VersionRow.base_model_id == BaseModelRow.id)
-    .where(VersionRow.deleted_at.is_(None))
-)
+_MOST_PROBES = 16
+_BEYOND_NUMBERS = 2**31
+_BY_NAME = ([("name", False), ("number", True)], [("name", True), ("number", True)])
+_Statement: TypeAlias = Callable[[int], Select[int]]
+_OWNER = unindexed(VersionRow.adapter_id)  # from a version to its adapter, never the other way
+_FOUND = select(VersionRow.id).join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
 _parsed = lru_cache(maxsize=256)(parse_filter)
 
 
@@ -108,208 +80,167 @@ def search_versions(
     """
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidQuery(f"limit is {limit:,}; it must be from 1 to {MAX_PAGE:,}", value=limit)
+    if any("\0" in part for part in (text, *order_by)):
+        raise InvalidQuery("a filter or order has a NUL character, which nothing that is kept has")
     asked = digest_json([text, list(order_by)])
-    offset = offset_of(page_token, asked)
-    query = _FOUND
+    terms = terms_of(order_by)
+    place = None if page_token is None else _place(connection, terms, page_token, asked)
     parsed = _parsed(text)
-    if parsed is not None:
-        query = query.where(_condition(parsed))
-    query = query.order_by(
-        *(_order(term) for term in order_by), AdapterRow.name, VersionRow.number.desc()
-    )
-    # The ids are put in order first: sorting whole rows would take the database longer.
-    found = connection.execute(query.limit(limit + 1).offset(offset)).scalars().all()
-    more = len(found) > limit
+    condition: ColumnElement[bool] = true() if parsed is None else condition_of(parsed)
+    few = None if parsed is None else _few(connection, parsed)
+    if few is not None and few.exact:
+        condition = true()
+    parameters = {} if few is None else {IDS.key: sorted(few.ids)}
+    if few is None:
+        prefer_order(connection)
+    statements = _statements(connection, terms, place, condition, few=few is not None)
+    found: list[int] = []
+    for statement in statements:
+        wanted = limit + 1 - len(found)
+        if wanted:
+            found += connection.execute(statement(wanted), parameters).scalars()
     return Page(
         versions=tuple(load_versions_by_id(connection, found[:limit])),
-        next_page_token=next_token(offset + limit, asked) if more else None,
+        next_page_token=next_token(found[limit - 1], asked) if len(found) > limit else None,
     )
 
 
-def _condition(part: Filter) -> ColumnElement[bool]:
-    if isinstance(part, Not):
-        return _negated(_condition(part.part))
+def _place(
+    connection: Connection, terms: Sequence[Term], token: str, asked: str
+) -> tuple[Any, ...]:
+    """Return what a token's version is ordered by now, term by term."""
+    row = connection.execute(
+        _FOUND.with_only_columns(*(term.expression for term in terms)).where(
+            VersionRow.id == version_before(token, asked)
+        )
+    ).first()
+    if row is None:
+        raise foreign_token(token)
+    return tuple(row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Few:
+    """Row ids that hold all versions which a filter can find; whether it finds every one."""
+
+    ids: set[int]
+    exact: bool
+
+
+def _few(connection: Connection, part: Filter) -> _Few | None:
+    """Return the versions that a filter can find, if an index says that they are few."""
+    if isinstance(part, Comparison):
+        return _found_by_index(connection, part)
+    if not isinstance(part, Both) or _size(part) > _MOST_PROBES:
+        return None
+    known = [few for few in (_few(connection, inner) for inner in part.parts) if few is not None]
+    complete = len(known) == len(part.parts)
+    if not known or (part.operator == "OR" and not complete):
+        return None
+    join = set.intersection if part.operator == "AND" else set.union
+    exact = complete and all(few.exact for few in known)
+    return _Few(join(*(few.ids for few in known)), exact=exact)
+
+
+def _found_by_index(connection: Connection, part: Comparison) -> _Few | None:
+    candidates = candidates_of(part)
+    if candidates is None:
+        return None
+    beyond = candidates.with_only_columns(literal(1)).limit(1).offset(FEW)
+    if connection.execute(beyond).first() is not None:
+        return None
+    ids = connection.execute(candidates).scalars()
+    return _Few({one for one in ids if one is not None}, exact=True)
+
+
+def _size(part: Filter) -> int:
     if isinstance(part, Both):
-        join = and_ if part.operator == "AND" else or_
-        return join(*(_condition(inner) for inner in part.parts))
-    found = _comparison(part)
-    return _negated(found) if part.negated else found
+        return sum(_size(inner) for inner in part.parts)
+    return 1
 
 
-def _negated(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    # In SQL, a comparison with what is missing is unknown, and so is its opposite.
-    return not_(func.coalesce(condition, false()))
+def _statements(
+    connection: Connection,
+    terms: Sequence[Term],
+    place: Sequence[Any] | None,
+    condition: ColumnElement[bool],
+    *,
+    few: bool = False,
+) -> Iterator[_Statement]:
+    """Yield what finds versions in order; the second goes on where the first finds no more."""
+    first, rest = terms[0], terms[1:]
+    order = [(term.field.kind, term.descending) for term in terms]
+    wanted = and_(VersionRow.deleted_at.is_(None), condition)
+    if few:
+        yield partial(_in_order, _FOUND.where(VersionRow.id.in_(IDS), wanted), terms, place)
+    elif first.field.kind == "metrics":
+        if place is None or place[0] is not None:
+            by_value = replace(first, expression=ScoreRow.value, nullable=False)
+            scored = _scored(str(first.field.key)).where(wanted)
+            yield partial(_in_order, scored, (by_value, *rest), place)
+            place = None
+        without = and_(condition, first.expression.is_(None))
+        yield from _statements(connection, rest, None if place is None else place[1:], without)
+    elif first.field.kind == "created_at":
+        by_time = select(VersionRow.id).join(AdapterRow, AdapterRow.id == _OWNER).where(wanted)
+        yield partial(_in_order, by_time, terms, place)
+    elif joins_laterally(connection) and order in _BY_NAME:
+        yield partial(_of_each_adapter, wanted, first, place)
+    else:
+        yield partial(_in_order, _FOUND.where(wanted), terms, place)
 
 
-def _comparison(part: Comparison) -> ColumnElement[bool]:
-    field = _checked(part.field)
-    return _BY_KIND.get(field.kind, _by_column)(field, part)
+def _in_order(
+    query: Select[int], terms: Sequence[Term], place: Sequence[Any] | None, limit: int
+) -> Select[int]:
+    # Ids alone are put in order: sorting whole rows would take the database longer.
+    ordered = query.order_by(*(term.clause for term in terms)).limit(limit)
+    return ordered if place is None else ordered.where(after(terms, place))
 
 
-def _by_column(field: Field, part: Comparison) -> ColumnElement[bool]:
-    return _matches(_TEXT_COLUMNS[field.kind], part, convert=str)
+def _of_each_adapter(
+    wanted: ColumnElement[bool], name: Term, place: Sequence[Any] | None, limit: int
+) -> Select[int]:
+    """Select by name, then number: of each adapter no more than could be on the page.
+
+    Where one adapter has a hundred thousand versions and the others have ten, PostgreSQL expects
+    ten of that one, too, and would read and sort them all.
+    """
+    own = select(VersionRow.id, VersionRow.number).where(VersionRow.adapter_id == AdapterRow.id)
+    if place is not None:
+        here, number = name.is_at(place[0]), literal(place[1], BigInteger)
+        own = own.where(VersionRow.number < case((here, number), else_=_BEYOND_NUMBERS))
+    newest = own.where(wanted).order_by(VersionRow.number.desc()).limit(limit)
+    each = newest.correlate(AdapterRow).lateral()
+    found = select(each.c.id).select_from(AdapterRow).join(each, true())
+    if place is not None:
+        found = found.where(not_before(name, place[0]))
+    return found.order_by(name.clause, each.c.number.desc()).limit(limit)
 
 
-def _by_number(field: Field, part: Comparison) -> ColumnElement[bool]:
-    return _matches(VersionRow.number, part, convert=_numeric(field))
+def _scored(metric: str) -> Select[int]:
+    """Select versions by way of the score that `newest_score` returns for them.
 
-
-def _by_moment(_field: Field, part: Comparison) -> ColumnElement[bool]:
-    return _matches(VersionRow.created_at, part, convert=_moment)
-
-
-def _by_alias(_field: Field, part: Comparison) -> ColumnElement[bool]:
-    pointed = select(AliasRow.version_id)
-    if part.operator != "IS NULL":
-        pointed = pointed.where(_matches(AliasRow.alias, part))
-    return _among(pointed, part)
-
-
-def _by_base_model(_field: Field, part: Comparison) -> ColumnElement[bool]:
-    if part.operator == "IN":
-        values = [str(value) for value in part.value]
-        return or_(BaseModelRow.fingerprint.in_(values), BaseModelRow.name.in_(values))
-    is_fingerprint = str(part.value).startswith("sha256:")
-    column = BaseModelRow.fingerprint if is_fingerprint else BaseModelRow.name
-    return _matches(column, part, convert=str)
-
-
-def _by_score(field: Field, part: Comparison) -> ColumnElement[bool]:
-    scored = (
-        select(EvaluationRow.version_id)
-        .join(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
-        .where(ScoreRow.metric == field.key, EvaluationRow.version_id.is_not(None))
+    An index has the scores in order, and from there to their versions is a short way.
+    """
+    newer, other = aliased(EvaluationRow), aliased(ScoreRow)
+    later = (
+        select(newer.id)
+        .join(other, other.evaluation_id == newer.id)
+        .where(
+            newer.version_id == EvaluationRow.version_id,
+            newer.id > EvaluationRow.id,
+            unindexed(other.metric) == metric,
+        )
+        .limit(1)
+        .correlate(EvaluationRow)
+        .scalar_subquery()
     )
-    if part.operator != "IS NULL":
-        scored = scored.where(_matches(ScoreRow.value, part, convert=_numeric(field)))
-    return _among(scored, part)
-
-
-def _among(query: Any, part: Comparison) -> ColumnElement[bool]:
-    inside = VersionRow.id.in_(query)
-    return not_(inside) if part.operator == "IS NULL" else inside
-
-
-def _by_json(field: Field, part: Comparison) -> ColumnElement[bool]:
-    path = f"$.{json.dumps(field.key)}"  # the database keeps JSON as this module writes it
-    if field.kind == "tags":
-        value = func.json_extract(AdapterRow.tags, path)
-    else:
-        value = func.coalesce(
-            func.json_extract(VersionRow.hyperparameters, path),
-            func.json_extract(VersionRow.config, path),
-        )
-    if part.operator == "IS NULL":
-        return value.is_(None)
-    if part.operator == "IN":
-        kinds = [
-            tuple(item for item in part.value if isinstance(item, str) is text)
-            for text in (True, False)
-        ]
-        return or_(*(_json_matches(value, replace(part, value=kind)) for kind in kinds if kind))
-    return _json_matches(value, part)
-
-
-def _json_matches(value: Any, part: Comparison) -> ColumnElement[bool]:
-    """Compare with text, or with numbers; an ``IN`` has values of one sort here."""
-    first = part.value[0] if isinstance(part.value, tuple) else part.value
-    if isinstance(first, str):
-        return _matches(cast(value, String), part)
-    is_number = func.typeof(value).in_(("integer", "real"))
-    return and_(is_number, _matches(cast(value, Float), part))
-
-
-def _matches(
-    column: Any, part: Comparison, *, convert: Callable[[Any], Any] = lambda value: value
-) -> ColumnElement[bool]:
-    if part.operator == "IS NULL":
-        return column.is_(None)  # type: ignore[no-any-return]
-    if part.operator == "IN":
-        return column.in_([convert(value) for value in part.value])  # type: ignore[no-any-return]
-    if part.operator in ("LIKE", "ILIKE"):
-        text = cast(column, String)
-        if part.operator == "ILIKE":
-            return text.ilike(part.value)
-        return text.op("GLOB", is_comparison=True)(_glob(part.value))
-    return _COMPARE[part.operator](column, convert(part.value))  # type: ignore[no-any-return]
-
-
-def _glob(pattern: str) -> str:
-    """Write a ``LIKE`` pattern as SQLite's ``GLOB``, because its ``LIKE`` ignores case."""
-    return pattern.translate(_TO_GLOB)
-
-
-_TO_GLOB = str.maketrans({"*": "[*]", "?": "[?]", "[": "[[]", "%": "*", "_": "?"})
-_BY_KIND: dict[str, Callable[[Field, Comparison], ColumnElement[bool]]] = {
-    "metrics": _by_score,
-    "params": _by_json,
-    "tags": _by_json,
-    "alias": _by_alias,
-    "base_model": _by_base_model,
-    "created_at": _by_moment,
-    "number": _by_number,
-}
-
-
-def _order(term: str) -> ColumnElement[Any]:
-    words = term.split()
-    direction = words[-1].upper() if words else ""
-    if direction in ("ASC", "DESC"):
-        words.pop()
-    if len(words) != 1:
-        raise InvalidQuery(
-            f"order {term!r} cannot be understood; write FIELD or FIELD DESC", value=term
-        )
-    field = _checked(make_field(words[0].replace("`", "")))
-    expression: Any
-    if field.kind == "metrics":
-        expression = (
-            select(ScoreRow.value)
-            .join(EvaluationRow, ScoreRow.evaluation_id == EvaluationRow.id)
-            .where(EvaluationRow.version_id == VersionRow.id, ScoreRow.metric == field.key)
-            .order_by(EvaluationRow.id.desc())
-            .limit(1)
-            .scalar_subquery()
-        )
-    elif field.kind == "created_at":
-        expression = VersionRow.created_at
-    elif field.kind == "number":
-        expression = VersionRow.number
-    elif field.kind in _TEXT_COLUMNS:
-        expression = _TEXT_COLUMNS[field.kind]
-    else:
-        raise InvalidQuery(f"results cannot be ordered by {field.kind!r}", value=term)
-    ordered = expression.desc() if direction == "DESC" else expression.asc()
-    return ordered.nulls_last()  # type: ignore[no-any-return]
-
-
-def _checked(field: Field) -> Field:
-    if field.kind in _PLAIN and field.key is None:
-        return field
-    if field.kind in _KEYED and field.key and '"' not in field.key:
-        return field
-    shown = field.kind if field.key is None else f"{field.kind}.{field.key}"
-    known = ", ".join([*sorted(_PLAIN), *(f"{kind}.NAME" for kind in sorted(_KEYED))])
-    raise InvalidQuery(f"there is no field {shown!r} to search by; known are: {known}", value=shown)
-
-
-def _numeric(field: Field) -> Callable[[Any], float]:
-    def convert(value: Any) -> float:
-        try:
-            return float(value)
-        except ValueError:
-            raise InvalidQuery(
-                f"{field.kind} is compared with numbers, not {value!r}", value=value
-            ) from None
-
-    return convert
-
-
-def _moment(value: Any) -> datetime:
-    try:
-        moment = datetime.fromisoformat(str(value))
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidQuery(
-            f"{value!r} is no date; write '2026-05-01' or '2026-05-01T12:30:00+00:00'", value=value
-        ) from None
+    return (
+        select(VersionRow.id)
+        .select_from(ScoreRow)
+        .join(EvaluationRow, ScoreRow.evaluation_id == EvaluationRow.id)
+        .join(VersionRow, EvaluationRow.version_id == VersionRow.id)
+        .join(AdapterRow, AdapterRow.id == _OWNER)
+        .where(ScoreRow.metric == metric, later.is_(None))
+    )

@@ -54,14 +54,23 @@ def load(folder: Path, files: list[list[str | int]]) -> bytes | None:
     return value if sound else None
 
 
-def store(folder: Path, files: list[list[str | int]], value: bytes) -> None:
+def store(
+    folder: Path, files: list[list[str | int]], value: bytes, *, settled: bool = False
+) -> None:
     """Keep a value for these files; a cache that cannot be written is not an error.
 
     An entry is a line of JSON, which says what the value was made from, and the value as it is, so
     that a large one is not wrapped up and unwrapped.
+
+    Args:
+        folder: Where entries are.
+        files: The files' `stamps` from before they were read.
+        value: What to keep.
+        settled: The clock has moved on since the files were written, before anybody else could
+            reach them; so they need not be of an age.
     """
     newest = max((int(time_) for entry in files for time_ in entry[2:4]), default=0)
-    if time.time_ns() - newest < _YOUNG_NS:
+    if not settled and time.time_ns() - newest < _YOUNG_NS:
         return
     head = canonical_json({"format": _FORMAT, "files": files, "digest": digest_bytes(value)})
     target = _place(folder, files)

@@ -6,45 +6,59 @@ the modules beside it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from sqlalchemy import Connection
 
 from dovetail.registry import deletion, evaluations, promotion, publishing
+from dovetail.registry.cache import PayloadCache
+from dovetail.registry.checks import check_text
+from dovetail.registry.collection import DEFAULT_GRACE, Collection, collect_garbage
 from dovetail.registry.comparison import Comparison, compare_versions
-from dovetail.registry.context import Context, Progress
+from dovetail.registry.context import Context
 from dovetail.registry.database import Database
-from dovetail.registry.events import append_event, first_broken_link, read_events
+from dovetail.registry.events import append_event, find_broken_link, read_events
+from dovetail.registry.intents import LEASE
+from dovetail.registry.listing import list_versions, load_adapters
 from dovetail.registry.manifest import Manifest
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.objects import ObjectStore, open_object_store
+from dovetail.registry.progress import Progress
 from dovetail.registry.promotion import Promotion
 from dovetail.registry.publishing import Registration
-from dovetail.registry.pulling import pull_to, pull_to_cache
+from dovetail.registry.puller import Pulled, Puller
 from dovetail.registry.reading import (
-    VERSIONS,
     find_adapter_id,
     find_base_model,
     find_version,
-    load_adapters,
     load_base_models,
-    load_versions,
 )
 from dovetail.registry.records import (
     Adapter,
     AdapterVersion,
     BaseModel,
+    BrokenLink,
     Evaluation,
     Event,
     Score,
 )
 from dovetail.registry.reference import Reference, check_name
-from dovetail.registry.schema import VersionRow
 from dovetail.registry.scoreboard import RegistryScoreboard
 from dovetail.registry.search import Page, search_versions
 from dovetail.settings import Settings
+
+if TYPE_CHECKING:
+    from dovetail.registry.transport.exporting import Export
+    from dovetail.registry.transport.importing import Import
+    from dovetail.registry.verifying import Verification
+
+logger = logging.getLogger(__name__)
 
 
 class Registry:
@@ -74,6 +88,8 @@ class Registry:
             cache_dir=settings.cache_dir,
             actor=settings.actor,
         )
+        self._cache = PayloadCache(settings.cache_dir, limit=settings.cache_size)
+        self._puller = Puller(self._context, self._cache)
 
     @classmethod
     def open(
@@ -89,14 +105,19 @@ class Registry:
         A SQLite file that does not exist is made.
 
         Raises:
-            InvalidInput: A URL cannot be used.
+            InvalidInput: A URL or the actor's name cannot be used.
             StorageError: The database cannot be opened, or has another schema.
         """
         settings = Settings.from_env(
             database_url=database_url, objects_url=objects_url, cache_dir=cache_dir, actor=actor
         )
+        check_text(settings.actor, what="the actor's name")
         objects = open_object_store(settings.objects_url)
-        database = Database(settings.database_url)
+        database = Database(
+            settings.database_url,
+            pool_size=settings.database_pool_size,
+            timeout_s=settings.database_timeout_s,
+        )
         try:
             database.prepare()
         except BaseException:
@@ -105,7 +126,8 @@ class Registry:
         return cls(database, objects, settings)
 
     def close(self) -> None:
-        """Close the database's connections."""
+        """Close the database's connections; shared copies from `pull` may go from now on."""
+        self._cache.close()
         self._context.database.close()
 
     def __enter__(self) -> Self:
@@ -137,6 +159,7 @@ class Registry:
         source_run: str | None = None,
         exclude: Sequence[str] = (),
         progress: Progress | None = None,
+        upload_progress: Progress | None = None,
     ) -> Registration:
         """Add a version: an adapter directory's files, its base model, and how it came about.
 
@@ -156,6 +179,7 @@ class Registry:
             source_run: Identifier of the training run.
             exclude: File name patterns in the directory to leave out.
             progress: Called while the base model is hashed.
+            upload_progress: Called while the files are written to the object store.
 
         Raises:
             InvalidReference: The name is not allowed.
@@ -184,6 +208,7 @@ class Registry:
             metadata=metadata,
             exclude=exclude,
             progress=progress,
+            upload_progress=upload_progress,
         )
 
     def register_base(
@@ -225,23 +250,46 @@ class Registry:
         with self._context.database.reading() as connection:
             return load_adapters(connection, name=check_name(name))[0]
 
-    def adapters(self) -> list[Adapter]:
-        """Return all adapters, by name."""
-        with self._context.database.reading() as connection:
-            return load_adapters(connection)
+    def adapters(
+        self, *, prefix: str = "", limit: int | None = None, after: str = ""
+    ) -> list[Adapter]:
+        """Return adapters by name: all, or a page of them.
 
-    def versions(self, name: str, *, deleted: bool = False) -> list[AdapterVersion]:
-        """Return an adapter's versions from the newest to the oldest.
+        Args:
+            prefix: Only those whose names begin so.
+            limit: Only so many.
+            after: Only those after this name, for the next page.
+
+        Raises:
+            InvalidInput: The limit is below 1.
+        """
+        with self._context.database.reading() as connection:
+            return load_adapters(connection, prefix=prefix, limit=limit, after=after)
+
+    def versions(
+        self,
+        name: str,
+        *,
+        deleted: bool = False,
+        limit: int | None = None,
+        before: int | None = None,
+    ) -> list[AdapterVersion]:
+        """Return an adapter's versions from the newest to the oldest: all, or a page of them.
+
+        Args:
+            name: The adapter.
+            deleted: Whether deleted versions are among them.
+            limit: Only so many.
+            before: Only those before this number, for the next page.
 
         Raises:
             AdapterNotFound: There is no adapter with this name.
+            InvalidInput: The limit is below 1.
         """
         with self._context.database.reading() as connection:
-            adapter_id = find_adapter_id(connection, check_name(name))
-            query = VERSIONS.where(VersionRow.adapter_id == adapter_id)
-            if not deleted:
-                query = query.where(VersionRow.deleted_at.is_(None))
-            return load_versions(connection, query.order_by(VersionRow.number.desc()))
+            return list_versions(
+                connection, check_name(name), deleted=deleted, limit=limit, before=before
+            )
 
     def search(
         self,
@@ -287,40 +335,83 @@ class Registry:
         """
         return publishing.load_manifest(self._context, self.base_model(wanted))
 
-    def history(self, name: str | None = None) -> list[Event]:
+    def history(
+        self, name: str | None = None, *, limit: int | None = None, before: int | None = None
+    ) -> list[Event]:
         """Return what happened, from the oldest to the newest; to one adapter or to all.
+
+        Args:
+            name: Only what happened to this adapter.
+            limit: Only so many events, the newest.
+            before: Only events before this position, for the page before.
 
         Raises:
             AdapterNotFound: There is no adapter with this name.
+            InvalidInput: The limit is below 1.
         """
         with self._context.database.reading() as connection:
             if name is not None:
                 find_adapter_id(connection, check_name(name))
-            return read_events(connection, name=name)
+            return read_events(connection, name=name, limit=limit, before=before)
 
-    def broken_history(self) -> int | None:
-        """Return the position of the first event that was tampered with, or None."""
-        return first_broken_link(self.history())
+    def broken_history(self, *, progress: Progress | None = None) -> BrokenLink | None:
+        """Check every event of the history; return the first that was tampered with, or None.
+
+        Args:
+            progress: Called with events done and events in all.
+        """
+        with self._context.database.reading() as connection:
+            return find_broken_link(connection, progress=progress)
 
     # Files
 
-    def pull(self, reference: str | Reference, to: str | os.PathLike[str] | None = None) -> Path:
+    def pull(
+        self,
+        reference: str | Reference,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Path:
         """Write a version's files to a directory and return it; every byte is verified.
 
+        Files that are in the cache are not fetched again. When the database cannot be reached,
+        what it said when the reference was last pulled on this machine is used, with a warning in
+        the log; `pull_many` says so in what it returns, and `dovetail.pull_offline` does the same
+        without an open registry.
+
         Args:
-            reference: Which version.
+            reference: Which version; or the digest of a payload, for any version that has it.
             to: A directory that does not exist or is empty; None for a shared read-only copy in
-                the cache.
+                the cache, which stays there at least until this registry is closed.
+            progress: Called with bytes done and bytes in all while files are fetched.
 
         Raises:
             NotFoundError: There is no such version.
             ConflictError: The directory has something in it.
             DigestMismatch: A stored file is corrupt.
+            StorageError: The database or the object store cannot be reached, and what is needed
+                from it is not in the cache.
         """
-        version = self.resolve(reference)
-        if to is None:
-            return pull_to_cache(self._context.objects, version, self._context.cache_dir)
-        return pull_to(self._context.objects, version, Path(to))
+        pulled = self._puller.pull([reference], None if to is None else [to], progress=progress)[0]
+        if pulled.offline:
+            logger.warning("%s: %s", reference, pulled.how)
+        return pulled.path
+
+    def pull_many(
+        self,
+        references: Sequence[str | Reference],
+        to: Sequence[str | os.PathLike[str]] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> list[Pulled]:
+        """Pull several versions at once, and say how each was found; see `pull`.
+
+        Args:
+            references: Which versions.
+            to: A directory for each, or None for shared copies in the cache.
+            progress: Called with bytes done and bytes in all.
+        """
+        return self._puller.pull(references, to, progress=progress)
 
     def note_base_mismatch(self, reference: str | Reference, *, attached_to: str) -> Event:
         """Write into the history that a version was attached to weights it was not trained on.
@@ -334,7 +425,8 @@ class Registry:
         Raises:
             NotFoundError: There is no such version.
         """
-        with self._context.database.writing() as connection:
+
+        def note(connection: Connection) -> Event:
             version = find_version(connection, _parsed(reference))[1]
             return append_event(
                 connection,
@@ -344,6 +436,8 @@ class Registry:
                 number=version.number,
                 details={"trained_on": version.base_model, "attached_to": attached_to},
             )
+
+        return self._context.database.write(note)
 
     # Scores
 
@@ -494,6 +588,135 @@ class Registry:
             NotFoundError: There is no such version.
         """
         return deletion.restore_version(self._context, _parsed(reference), reason=reason)
+
+    # Looking after it
+
+    def collect_garbage(
+        self,
+        *,
+        grace: timedelta = DEFAULT_GRACE,
+        unfinished_after: timedelta = LEASE,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Collection:
+        """Remove blobs that nothing names, and what killed processes left half done.
+
+        Blobs are marked first, and deleted by a later call, when they have been garbage for the
+        grace period. It may run beside publishers, and several times at once. The object store
+        must belong to this registry alone.
+
+        Args:
+            grace: How long a blob must have been garbage.
+            unfinished_after: Age at which a half-written upload counts as abandoned.
+            dry_run: Only say what would be done.
+            progress: Called with blobs deleted and blobs to delete.
+
+        Raises:
+            StorageError: The database or the object store cannot be reached.
+        """
+        return collect_garbage(
+            self._context,
+            grace=grace,
+            unfinished_after=unfinished_after,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def verify(
+        self,
+        reference: str | Reference | None = None,
+        *,
+        sample: float | None = None,
+        repair_from: ObjectStore | str | None = None,
+        progress: Progress | None = None,
+    ) -> Verification:
+        """Read stored blobs again, hash them, and say which are missing, corrupt or orphaned.
+
+        Args:
+            reference: Only what belongs to this version, deleted or not: its files, its base
+                model's manifest and the scores of its examples.
+            sample: Only some blobs, chosen at random: a whole number says how many, a fraction
+                such as ``0.05`` which part.
+            repair_from: Another object store, or its URL, to take good copies from.
+            progress: Called while blobs are read.
+
+        Raises:
+            NotFoundError: There is no such version.
+            InvalidInput: The sample is no number or fraction of blobs.
+            StorageError: An object store cannot be reached. A store with nothing in it at all is
+                taken for one that is not where it should be.
+        """
+        from dovetail.registry.verifying import verify_blobs
+
+        return verify_blobs(
+            self._context,
+            None if reference is None else _parsed(reference),
+            sample=sample,
+            repair_from=(
+                open_object_store(repair_from) if isinstance(repair_from, str) else repair_from
+            ),
+            progress=progress,
+        )
+
+    # Moving house
+
+    def export(
+        self,
+        references: Sequence[str | Reference] | None,
+        to: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Export:
+        """Write adapters with all that belongs to them to a file or directory.
+
+        Versions with their files, evaluations, aliases, requirements and history go along, and the
+        base models; numbers, digests and times stay what they are.
+
+        Args:
+            references: Names of adapters; or references to versions, each of which stands for the
+                versions from the first to that one. None for everything.
+            to: A new zip file, if it ends in ``.zip``; else a new directory. A directory that was
+                not finished is gone on with.
+            progress: Called while files are written.
+
+        Raises:
+            NotFoundError: There is no such adapter or version.
+            ConflictError: There is something at that place.
+            DigestMismatch: A file is corrupt, or the history was changed.
+            StorageError: Something cannot be read or written.
+        """
+        from dovetail.registry.transport.exporting import export_bundle
+
+        return export_bundle(self._context, references, to, progress=progress)
+
+    def import_bundle(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Import:
+        """Add what `export` wrote in another registry; what is there already is left alone.
+
+        Everything is checked as if it were registered, and nothing is written if anything is wrong
+        or in the way. An import that was interrupted goes on when it is run again.
+
+        Args:
+            path: The file or directory.
+            dry_run: Only check, and say what would be added.
+            progress: Called while files are read and written.
+
+        Raises:
+            ConflictError: The two registries have gone apart; the attribute ``conflicts`` has a
+                sentence for each difference.
+            InvalidInput: It is no export, or one that no registry can have written.
+            IncompatibleBaseModel: An adapter does not fit its base model.
+            DigestMismatch: It is damaged.
+            StorageError: The registry cannot be written.
+        """
+        from dovetail.registry.transport.importing import import_bundle
+
+        return import_bundle(self._context, path, dry_run=dry_run, progress=progress)
 
 
 def _parsed(reference: str | Reference) -> Reference:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 
 import pytest
 
@@ -45,7 +44,7 @@ def stocked_files(tmp_path_factory, place_at, tiny_base, make):
 @pytest.fixture
 def stocked(place, stocked_files):
     """The place of that registry, to be changed at will."""
-    shutil.copytree(stocked_files, place.root)
+    place.fill(stocked_files)
     return place
 
 

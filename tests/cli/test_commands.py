@@ -58,6 +58,23 @@ def test_list_shows_adapters_and_versions(dovetail, as_json):
     assert "summary/2 (deleted)" in dovetail("list", "summary", "--deleted")[1]
 
 
+def test_long_lists_and_histories_come_in_pages(dovetail, as_json):
+    """What is left out is said on stderr, with the option that shows it."""
+    _, out, err = dovetail("list", "summary", "--limit", 1)
+    assert "summary/2" in out
+    assert "summary/1" not in out
+    assert "--after 2" in err
+    assert [v["number"] for v in as_json("list", "summary", "--after", 2)] == [1]
+    assert as_json("list", "--after", "summary") == as_json("list", "--prefix", "x") == []
+    assert dovetail("list", "summary", "--after", "x")[0] == 2
+    newest = as_json("history")[-1]["position"]
+    _, out, err = dovetail("history", "--limit", 1)
+    assert f"--before {newest}" in err
+    (before,) = as_json("history", "--limit", 1, "--before", newest)
+    assert before["position"] == newest - 1
+    assert dovetail("history", "--limit", 0)[0] == 2
+
+
 def test_show_has_scores_and_template(dovetail, as_json):
     """Of a version; of an adapter its versions."""
     out = dovetail("show", "summary@production")[1]

@@ -14,6 +14,8 @@ from dovetail.demo.walk import Plan, run_demo
 from dovetail.errors import ConflictError
 from dovetail.registry.store import Registry
 
+# They share one run of the demo.
+pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("walk")]
 ROWS = 40
 PLAN = Plan(
     good=(replace(SOFT_PROMPT, steps=30), replace(LORA, steps=20)),

@@ -1,7 +1,6 @@
 """A registry with three versions of one adapter, and a way to give them scores."""
 
 import hashlib
-import shutil
 
 import pytest
 
@@ -31,7 +30,7 @@ def summary_files(tmp_path_factory, place_at, tiny_base, make):
 @pytest.fixture
 def summary(place, summary_files):
     """An open registry with ``summary/1`` to ``summary/3``, soft prompts of one base model."""
-    shutil.copytree(summary_files, place.root)
+    place.fill(summary_files)
     with place.open() as opened:
         yield opened
 

@@ -342,6 +342,7 @@ OPTIONS = {
     "metric digits": option("scores", {"rougeL": "0.4"}, "--score", words="is '0.4'"),
     "metric true": option("scores", {"rougeL": True}, "--score", words="'rougeL' is True"),
     "metric None": option("scores", {"rougeL": None}, "--score", words="'rougeL' is None"),
+    "metric too large": option("scores", {"rougeL": 10**400}, "--score", words="must be a finite"),
     "metric name": option("scores", {"a b": 1.0}, "--score", "a b=1", words="'a b' is no metric"),
     "metric name NUL": option("scores", {"a\0": 1}, "--score", "a\0=1", words=r"'a\x00' is no"),
     "task": option("task", "Summarise This", "--task", "Summarise This", words="'Summarise This'"),
@@ -620,3 +621,10 @@ def test_what_is_excluded_is_a_name_and_no_path(place, folder, tiny_base, patter
     with place.open() as registry, pytest.raises(InvalidPayload, match=r"x\.bin|neither"):
         registry.register("fresh", folder, base=tiny_base, exclude=[pattern])
     assert (folder / "x.bin").exists()
+
+
+@pytest.mark.parametrize("actor", ["a\0b", "\udcff", "x" * 2_000_000])
+def test_an_actor_that_no_history_can_keep_is_refused(place, actor):
+    """A name that no database can write down is refused when the registry is opened."""
+    with pytest.raises(InvalidInput, match="the actor's name"):
+        place.open(actor=actor)

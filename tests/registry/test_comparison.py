@@ -4,6 +4,8 @@ import pytest
 
 from dovetail.registry.comparison import differences
 
+pytestmark = pytest.mark.backends("sqlite+local", "postgresql+radosgw")
+
 TWENTY = [0.3 + 0.02 * (at % 5) for at in range(20)]
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from sqlalchemy import event
 
-from dovetail.errors import ConflictError
+from dovetail.errors import ConflictError, VersionNotFound
 from dovetail.registry import aliases
 from dovetail.registry.database import Database
 from dovetail.registry.objects import LocalObjectStore
@@ -16,6 +16,8 @@ from dovetail.registry.reference import Reference
 from dovetail.registry.schema import SCHEMA_REVISION
 from dovetail.registry.store import Registry
 from dovetail.settings import Settings
+
+pytestmark = pytest.mark.backends("sqlite+local", "postgresql+local")
 
 PROCESSES = 8
 ROUNDS = 50
@@ -105,6 +107,7 @@ def test_a_new_registry_may_be_made_by_all_at_once(place, children, prompts, tin
         assert len(registry.base_models()) == 1
 
 
+@pytest.mark.backends("sqlite+local")
 def test_a_new_registry_waits_for_who_is_making_it(place):
     """A lock that another process takes at the first moment is waited for."""
     place.root.mkdir()
@@ -232,3 +235,57 @@ def test_readers_see_whole_versions_while_others_write(place, children, prompts,
 
     place.open().close()
     assert results(children.run_all([write, read, read, read])) == [20] * 4
+
+
+def test_requirements_that_are_stored_at_once_replace_each_other(three, children):
+    """Whoever comes last is what counts, whole, and the history says what it replaced."""
+
+    def work(process):
+        with three.open(actor=f"process-{process}") as registry:
+            for round_ in range(10):
+                wanted = [f"rougeL >= 0.{process}{round_}", f"rouge1 >= 0.{process}"]
+                registry.require("summary", "production", wanted)
+        return process
+
+    tasks = [lambda process=process: work(process) for process in range(1, 5)]
+    assert results(children.run_all(tasks)) == [1, 2, 3, 4]
+    with three.open() as registry:
+        stored = [event for event in registry.history() if event.action == "require"]
+        assert len(stored) == 40
+        assert [e.details["before"] for e in stored[1:]] == [
+            e.details["requirements"] for e in stored[:-1]
+        ]
+        assert (
+            list(registry.requirements("summary", "production"))
+            == stored[-1].details["requirements"]
+        )
+        assert registry.broken_history() is None
+
+
+def test_what_is_deleted_and_promoted_at_once_is_one_or_the_other(three, children):
+    """No alias ever points to a deleted version, whoever was quicker."""
+
+    def work(process):
+        done = 0
+        with three.open(actor=f"process-{process}") as registry:
+            for _ in range(15):
+                try:
+                    if process % 2:
+                        registry.promote("summary/3", "production")
+                        registry.promote("summary/1", "production")
+                    else:
+                        registry.delete("summary/3")
+                        registry.restore("summary/3")
+                    done += 1
+                except (ConflictError, VersionNotFound):
+                    pass
+                with three.open() as other:
+                    assert other.resolve("summary@production").deleted_at is None
+        return done
+
+    with three.open() as registry:
+        registry.promote("summary/1", "production")
+    tasks = [lambda process=process: work(process) for process in range(4)]
+    assert sum(results(children.run_all(tasks))) > 0
+    with three.open() as registry:
+        assert registry.broken_history() is None

@@ -4,6 +4,8 @@ import pytest
 
 from dovetail.errors import ConflictError, VersionNotFound
 
+pytestmark = pytest.mark.backends("sqlite+local", "postgresql+radosgw")
+
 
 def test_a_deleted_version_is_found_nowhere_but_by_name(summary):
     """Its number stays taken, and the list of deleted versions has it."""

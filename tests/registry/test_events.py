@@ -4,10 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
 
+from dovetail.errors import InvalidInput
+from dovetail.registry.database import Database
 from dovetail.registry.events import (
     GENESIS,
     append_event,
@@ -16,7 +17,8 @@ from dovetail.registry.events import (
     read_events,
 )
 from dovetail.registry.records import Event
-from dovetail.registry.schema import EventRow, Table
+
+pytestmark = pytest.mark.backends("sqlite+local", "postgresql+local")
 
 COUNT = 7
 
@@ -44,6 +46,7 @@ def chain(count=COUNT):
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+STORABLE = TEXT.filter(lambda text: "\0" not in text)  # as text; within JSON it is escaped
 EDITS = {
     "time": st.integers(1, 10**9).map(
         lambda more: datetime(2027, 1, 1, tzinfo=UTC) + timedelta(microseconds=more)
@@ -73,7 +76,7 @@ def test_any_edit_is_found_where_it_is(field, data, index):
     """Whatever field of whatever event is changed, that event is named."""
     events = chain()
     events[index] = replace(events[index], **{field: data.draw(EDITS[field])})
-    assert first_broken_link(events) == index + 1
+    assert first_broken_link(events).position == index + 1
 
 
 @given(index=st.integers(0, COUNT - 1), actor=TEXT.filter(lambda text: text != "ann"))
@@ -84,7 +87,11 @@ def test_an_edit_with_its_hash_made_anew_is_found_at_the_next(index, actor):
     fields = {key: getattr(forged, key) for key in Event.__slots__}
     events[index] = replace(forged, hash=event_hash(fields))
     # Of the last event nothing but a copy elsewhere can tell.
-    assert first_broken_link(events) == (index + 2 if index + 1 < COUNT else None)
+    broken = first_broken_link(events)
+    if index + 1 == COUNT:
+        assert broken is None
+    else:
+        assert (broken.position, broken.problem) == (index + 2, "link")
 
 
 @given(index=st.integers(0, COUNT - 2))
@@ -92,7 +99,8 @@ def test_a_removed_event_is_found(index):
     """Where an event is gone, the one after it does not fit."""
     events = chain()
     del events[index]
-    assert first_broken_link(events) == index + 2
+    broken = first_broken_link(events)
+    assert (broken.position, broken.problem, broken.expected) == (index + 2, "gap", index + 1)
 
 
 @given(index=st.integers(0, COUNT), source=st.integers(0, COUNT - 1))
@@ -100,7 +108,7 @@ def test_an_inserted_event_is_found(index, source):
     """A copy of an event put in anywhere is found there."""
     events = chain()
     events.insert(index, replace(events[source], position=index + 1))
-    assert first_broken_link(events) == index + 1
+    assert first_broken_link(events).position == index + 1
 
 
 @given(st.permutations(range(COUNT)).filter(lambda order: list(order) != list(range(COUNT))))
@@ -109,16 +117,26 @@ def test_reordered_events_are_found(order):
     events = chain()
     first = next(index for index, source in enumerate(order) if index != source)
     found = first_broken_link([events[source] for source in order])
-    assert found == events[order[first]].position
+    assert found.position == events[order[first]].position
 
 
+@pytest.fixture
+def empty(place):
+    """A database with the schema and no rows."""
+    database = Database(place.urls[0])
+    database.upgrade()
+    yield database
+    database.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(
+    events=st.lists(
         st.fixed_dictionaries(
             {
-                "actor": TEXT,
+                "actor": STORABLE,
                 "action": st.sampled_from(["promote", "delete"]),
-                "reason": TEXT.filter(lambda text: "\0" not in text) | st.none(),
+                "reason": STORABLE | st.none(),
                 "details": st.dictionaries(
                     TEXT, st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
                 ),
@@ -127,17 +145,12 @@ def test_reordered_events_are_found(order):
         max_size=6,
     )
 )
-def test_what_is_appended_reads_back_as_a_whole_chain(events):
+def test_what_is_appended_reads_back_as_a_whole_chain(empty, events):
     """Any text, number and table goes through the database with its hash unchanged."""
-    engine = create_engine("sqlite://")
-    try:
-        Table.metadata.create_all(engine, tables=[EventRow.__table__])
-        with engine.begin() as connection:
-            written = [append_event(connection, **event) for event in events]
-            assert read_events(connection) == written
-            assert first_broken_link(written) is None
-    finally:
-        engine.dispose()
+    with empty.engine.connect() as connection:  # which rolls back in the end
+        written = [append_event(connection, **event) for event in events]
+        assert read_events(connection) == written
+        assert first_broken_link(written) is None
 
 
 @pytest.fixture
@@ -186,21 +199,52 @@ def test_the_actor_is_that_of_the_settings(used, make, tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statement", "position"),
+    ("statement", "position", "problem"),
     [
-        ("UPDATE events SET reason = 'because' WHERE position = 6", 6),
-        ("UPDATE events SET time = '2020-01-01 00:00:00.000000' WHERE position = 2", 2),
-        ("UPDATE events SET details = '{}' WHERE position = 3", 3),
-        ("DELETE FROM events WHERE position = 4", 5),
-        ("DELETE FROM events WHERE position = 1", 2),
-        ("UPDATE events SET position = 99 WHERE position = 5", 6),
+        ("UPDATE events SET reason = 'because' WHERE position = 6", 6, "hash"),
+        ("UPDATE events SET time = '2020-01-01 00:00:00.000000' WHERE position = 2", 2, "hash"),
+        ("UPDATE events SET details = '{}' WHERE position = 3", 3, "hash"),
+        ("DELETE FROM events WHERE position = 4", 5, "gap"),
+        ("DELETE FROM events WHERE position = 1", 2, "gap"),
+        ("UPDATE events SET position = 99 WHERE position = 5", 6, "gap"),
     ],
 )
-def test_a_change_in_the_database_is_found_and_told(used, command, statement, position):
+def test_a_change_in_the_database_is_found_and_told(used, command, statement, position, problem):
     """An edit with SQL is found by the library, and by the command line with exit code 8."""
     assert used.execute(statement) == 1
     with used.open() as registry:
-        assert registry.broken_history() == position
+        broken = registry.broken_history()
+    assert (broken.position, broken.problem) == (position, problem)
     code, said = command("history", "--verify")
     assert code == 8
     assert f"event {position} does not fit" in said
+
+
+@pytest.mark.backends("sqlite+local")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET details = 'no json' WHERE position = 3",
+        "UPDATE events SET time = 'yesterday' WHERE position = 3",
+        "UPDATE events SET actor = x'ff' WHERE position = 3",
+    ],
+)
+def test_what_cannot_be_read_is_a_broken_link(used, statement):
+    """SQLite keeps anything in any column; the event before it is still whole."""
+    used.execute(statement)
+    with used.open() as registry:
+        broken = registry.broken_history()
+    assert (broken.position, broken.problem) == (3, "unreadable")
+
+
+def test_a_page_of_the_history_has_the_newest(used):
+    """From the oldest to the newest; the page before ends where it begins."""
+    with used.open() as registry:
+        assert [event.position for event in registry.history(limit=3)] == [6, 7, 8]
+        assert [event.position for event in registry.history(limit=3, before=6)] == [3, 4, 5]
+        assert [event.position for event in registry.history("summary", before=3)] == [2]
+        assert registry.history(before=-(10**30)) == []
+        assert len(registry.history(before=10**30)) == 8
+        for limit in (0, -1, 10**30):
+            with pytest.raises(InvalidInput, match="limit"):
+                registry.history(limit=limit)

@@ -4,6 +4,8 @@ import pytest
 
 from dovetail.errors import GateRefused, InvalidInput
 
+pytestmark = pytest.mark.backends("sqlite+local", "postgresql+local")
+
 TWENTY = [0.3 + 0.02 * (at % 5) for at in range(20)]
 MEAN = 0.34
 

@@ -204,6 +204,7 @@ REFUSED_CONFIGS = {
     "loftq": ({"init_lora_weights": "loftq"}, "rewrites"),
     "kasa": ({"kasa_config": {"beta": 1}}, "truncates"),
     "layer replication": ({"layer_replication": [[0, 2]]}, "rebuilds"),
+    "nul": ({"revision": "a\0b"}, "has a NUL character"),
     "rank text": ({"r": "8"}, "r='8'"),
     "rank true": ({"r": True}, "r=True"),
     "rank zero": ({"r": 0}, "r=0"),

@@ -10,6 +10,8 @@ from dovetail.errors import (
     VersionNotFound,
 )
 
+pytestmark = pytest.mark.backends("sqlite+local", "postgresql+local")
+
 
 def test_promotion_points_the_alias_and_writes_it_down(summary):
     """The promotion says where the alias was before, and so does the history."""

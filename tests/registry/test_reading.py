@@ -6,9 +6,12 @@ from dovetail.errors import (
     AdapterNotFound,
     AliasNotFound,
     BaseModelNotFound,
+    InvalidInput,
     InvalidReference,
     VersionNotFound,
 )
+
+pytestmark = pytest.mark.backends("sqlite+local", "postgresql+radosgw")
 
 
 def test_an_empty_registry_has_nothing(store):
@@ -44,6 +47,30 @@ def test_versions_come_newest_first(summary):
         "adapter_model.safetensors",
     ]
     assert found[0].hyperparameters == {"seed": 3, "lr": 0.01}
+
+
+def test_lists_come_in_pages(summary, make, tmp_path, base_print):
+    """Adapters after a name and by the beginning of one, versions before a number."""
+    for name in ("a", "summaries", "Summary", "z"):
+        summary.register(name, make.prompt(tmp_path / name, seed=9), base=base_print)
+    names = ["Summary", "a", "summaries", "summary", "z"]
+    assert [adapter.name for adapter in summary.adapters()] == names
+    assert [adapter.name for adapter in summary.adapters(limit=2, after="a")] == names[2:4]
+    assert [adapter.name for adapter in summary.adapters(prefix="summ")] == names[2:4]
+    assert [v.number for v in summary.versions("summary", limit=2)] == [3, 2]
+    assert [v.number for v in summary.versions("summary", before=2)] == [1]
+    for wrong in ({"limit": 0}, {"prefix": "\0"}, {"after": "\ud800"}):
+        with pytest.raises(InvalidInput):
+            summary.adapters(**wrong)
+
+
+def test_deleted_versions_do_not_count(summary):
+    """Neither as a version nor as the latest, which may be none."""
+    summary.delete("summary/3")
+    assert (summary.adapter("summary").versions, summary.adapter("summary").latest) == (2, 2)
+    for number in (1, 2):
+        summary.delete(f"summary/{number}")
+    assert (summary.adapter("summary").versions, summary.adapter("summary").latest) == (0, None)
 
 
 @pytest.mark.parametrize("reference", ["summary/3", "summary@latest", "summary@production"])

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.errors import DigestMismatch, StorageError
+from dovetail.errors import StorageError
 from dovetail.registry.database import Database
 from dovetail.registry.objects import LocalObjectStore
+from dovetail.registry.schema import SCHEMA_REVISION
 from dovetail.registry.store import Registry
 
 NOBODY = 65534
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 WEIGHTS = "adapter_model.safetensors"
+
+on_both = pytest.mark.backends("sqlite+local", "postgresql+local")
 
 
 @pytest.fixture
@@ -53,6 +56,11 @@ def check_only_whole_blobs_were_added(place, before):
 # A full disk: the system refuses to let any file grow beyond a limit, which is as portable.
 
 
+def published(rows):
+    """Leave out intents: a full disk may keep one from being removed; its lease ends it."""
+    return {table: lines for table, lines in rows.items() if not table.startswith("intent")}
+
+
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_a_disk_that_fills_up_stops_a_registration_with_nothing_changed(
     used, children, make, tiny_base, tmp_path, size
@@ -80,7 +88,7 @@ def test_a_disk_that_fills_up_stops_a_registration_with_nothing_changed(
         said.append(child.result)
         if child.result is None:
             break
-        assert used.rows() == before[0]
+        assert published(used.rows()) == published(before[0])
         check_only_whole_blobs_were_added(used, before[1])
     assert said[-1] is None, "with room enough it succeeds"
     wanted = "write the registry at" if size == "small" else "write the object store"
@@ -172,7 +180,7 @@ def test_a_full_file_system_changes_nothing(place, children, make, tiny_base, tm
                 said.append(failure)
                 if failure is None:
                     break
-                assert place.rows() == before[0]
+                assert published(place.rows()) == published(before[0])
                 check_only_whole_blobs_were_added(place, before[1])
             assert said[-1] is None
             assert registry.resolve("summary/2").files
@@ -413,6 +421,7 @@ def _use_all(place):
         registry.rollback("summary", "production")
 
 
+@on_both
 def test_an_event_that_was_overwritten_stops_no_other_command(used, command):
     """An event whose details were overwritten breaks the chain and nothing else."""
     used.execute("UPDATE events SET details = '[]' WHERE position = 2")
@@ -420,6 +429,7 @@ def test_an_event_that_was_overwritten_stops_no_other_command(used, command):
     assert command("list")[0] == 0
 
 
+@on_both
 @pytest.mark.parametrize("revision", ["0000", "9999", "", "'; DROP TABLE events; --"])
 def test_another_schema_is_told_with_the_command_that_helps(used, command, revision):
     """A registry of an older or newer version is neither read nor changed."""
@@ -427,12 +437,13 @@ def test_another_schema_is_told_with_the_command_that_helps(used, command, revis
     before = used.state()
     with pytest.raises(StorageError, match="dovetail db upgrade") as caught:
         used.open()
-    assert (caught.value.found, caught.value.expected) == (revision, "0001")
+    assert (caught.value.found, caught.value.expected) == (revision, SCHEMA_REVISION)
     code, said = command("list")
     assert (code, "dovetail db upgrade" in said) == (9, True)
     assert used.state() == before
 
 
+@on_both
 def test_upgrading_from_an_unknown_schema_is_a_storage_error(used, command):
     """A registry that a newer Dovetail made is told apart, instead of a traceback."""
     used.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -448,6 +459,7 @@ def test_upgrading_from_an_unknown_schema_is_a_storage_error(used, command):
     assert used.state() == before
 
 
+@on_both
 def test_a_folder_of_blobs_that_is_a_file_is_a_storage_error(used, make, tiny_base, tmp_path):
     """Reading and writing blobs fail with the place's name, and the database is not changed."""
     shutil.rmtree(used.objects)
@@ -466,6 +478,7 @@ def test_a_folder_of_blobs_that_is_a_file_is_a_storage_error(used, make, tiny_ba
     assert used.rows() == before
 
 
+@on_both
 def test_a_missing_blob_is_named(used, command, tmp_path):
     """A version whose file is gone says which blob is missing and where; the others are well."""
     with used.open() as registry:
@@ -481,6 +494,7 @@ def test_a_missing_blob_is_named(used, command, tmp_path):
     assert (code, digest in said) == (9, True)
 
 
+@on_both
 def test_a_lost_folder_of_blobs_comes_back_with_the_payload(used, make, tiny_base, tmp_path):
     """Registering the same files under another name brings a lost blob back for all."""
     shutil.rmtree(used.objects)
@@ -491,6 +505,7 @@ def test_a_lost_folder_of_blobs_comes_back_with_the_payload(used, make, tiny_bas
         assert registry.pull("summary/1").is_dir()
 
 
+@on_both
 def test_a_cache_that_is_a_file_stops_only_the_cache(used, make, tiny_base, tmp_path):
     """Without a cache everything works but pulling into it."""
     shutil.rmtree(used.cache, ignore_errors=True)
@@ -502,16 +517,20 @@ def test_a_cache_that_is_a_file_stops_only_the_cache(used, make, tiny_base, tmp_
         assert registry.pull("summary/3", tmp_path / "pulled").is_dir()
 
 
-def test_a_cached_copy_that_cannot_be_replaced_is_not_used(used, children):
+def test_a_cached_copy_that_cannot_be_replaced_is_not_used(public, children):
     """A damaged copy that this user may not remove is refused instead of handed out."""
-    with used.open() as registry:
+    with public.open() as registry:
         cached = registry.pull("summary/1")
-        (cached / WEIGHTS).chmod(0o644)
-        (cached / WEIGHTS).write_bytes(b"damaged")
-        real = cached.rename(used.root / "elsewhere")
-        cached.symlink_to(real)  # a link that cannot be removed as a folder
-        with pytest.raises((DigestMismatch, StorageError)):
-            registry.pull("summary/1")
+    (cached / WEIGHTS).chmod(0o644)
+    (cached / WEIGHTS).write_bytes(b"damaged")
+    lock(public)
+
+    def use():
+        become_nobody()
+        with public.open() as registry:
+            return refused(lambda: registry.pull("summary/1"))
+
+    assert "cannot write summary/1 to" in children.run(use).result
 
 
 def test_a_database_that_is_locked_for_too_long_is_a_storage_error(used):

@@ -9,19 +9,35 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from dovetail.errors import StorageError
-from dovetail.registry.digests import copy_hashed, digest_file, digest_stream, require_digest
+from dovetail.registry.digests import (
+    copy_hashed,
+    digest_file,
+    digest_stream,
+    is_digest,
+    require_digest,
+)
 from dovetail.registry.durable import make_directory, sync
-from dovetail.registry.objects.protocol import BlobInfo, check_digest, opened
+from dovetail.registry.objects.newfile import NewFile
+from dovetail.registry.objects.protocol import (
+    BlobInfo,
+    Leftover,
+    Moved,
+    Source,
+    check_digest,
+    described,
+    opened,
+)
 
 _FAN_OUT = 2
 _REST = 64 - _FAN_OUT
+_PREFIX = "put-"
 
 
 class LocalObjectStore:
@@ -39,25 +55,31 @@ class LocalObjectStore:
         """The ``file://`` URL of the directory."""
         return self.directory.as_uri()
 
-    def put(self, digest: str, source: Path | bytes) -> bool:
+    def put(self, digest: str, source: Source, *, progress: Moved | None = None) -> bool:
         """See `ObjectStore.put`."""
         target = self.path(digest)
         with opened(source) as stream, self._storage_errors("write"):
             if self._is_whole(target, digest):
-                require_digest(digest_stream(stream), expected=digest, what=_name_of(source))
+                require_digest(digest_stream(stream), expected=digest, what=described(source))
                 return False
             make_directory(target.parent)
-            scratch = self.directory / "tmp"
-            make_directory(scratch)
-            with tempfile.NamedTemporaryFile(dir=scratch, prefix="put-") as temporary:
-                found = copy_hashed(stream, cast("BinaryIO", temporary.file))
-                require_digest(found, expected=digest, what=_name_of(source))
+            make_directory(self._scratch)
+            with tempfile.NamedTemporaryFile(dir=self._scratch, prefix=_PREFIX) as temporary:
+                file = cast("BinaryIO", temporary.file)
+                found = copy_hashed(stream, file, progress=progress)
+                require_digest(found, expected=digest, what=described(source))
                 temporary.flush()
                 os.fchmod(temporary.fileno(), 0o444)
                 os.fsync(temporary.fileno())
                 self._name(temporary.name, target, digest)
             sync(target.parent)
         return True
+
+    def fetch(self, digest: str, target: Path, *, progress: Moved | None = None) -> None:
+        """See `ObjectStore.fetch`."""
+        with self.open(digest) as stream, self._storage_errors("read"), NewFile(target) as file:
+            found = copy_hashed(stream, file, progress=progress)
+            require_digest(found, expected=digest, what=f"blob {digest} in {self.url}")
 
     def open(self, digest: str) -> BinaryIO:
         """See `ObjectStore.open`."""
@@ -86,21 +108,46 @@ class LocalObjectStore:
         with self._storage_errors("delete from"):
             path.unlink(missing_ok=True)
 
+    def delete_many(self, digests: Iterable[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        for digest in digests:
+            self.delete(digest)
+
     def blobs(self) -> Iterator[BlobInfo]:
         """See `ObjectStore.blobs`."""
         with self._storage_errors("list"):
             for path in self.directory.glob(f"sha256/{'?' * _FAN_OUT}/{'?' * _REST}"):
-                info = path.stat()
-                yield BlobInfo(
-                    digest=f"sha256:{path.parent.name}{path.name}",
-                    size=info.st_size,
-                    modified_at=datetime.fromtimestamp(info.st_mtime, UTC),
-                )
+                digest = f"sha256:{path.parent.name}{path.name}"
+                try:
+                    info = path.stat()
+                except FileNotFoundError:  # deleted meanwhile
+                    continue
+                if is_digest(digest):
+                    yield BlobInfo(digest=digest, size=info.st_size, modified_at=_modified_at(info))
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """See `ObjectStore.leftovers`."""
+        with self._storage_errors("list"):
+            for path in self._scratch.glob(f"{_PREFIX}*"):
+                try:
+                    info = path.stat()
+                except FileNotFoundError:  # its writer has finished
+                    continue
+                yield Leftover(name=path.name, size=info.st_size, modified_at=_modified_at(info))
+
+    def discard(self, leftover: Leftover) -> None:
+        """See `ObjectStore.discard`."""
+        with self._storage_errors("delete from"):
+            (self._scratch / Path(leftover.name).name).unlink(missing_ok=True)
 
     def path(self, digest: str) -> Path:
         """Return where a blob lies, or would lie."""
         digits = check_digest(digest)
         return self.directory / "sha256" / digits[:_FAN_OUT] / digits[_FAN_OUT:]
+
+    @property
+    def _scratch(self) -> Path:
+        return self.directory / "tmp"
 
     def _is_whole(self, target: Path, digest: str) -> bool:
         """Tell whether a good copy is there."""
@@ -131,5 +178,5 @@ class LocalObjectStore:
             ) from error
 
 
-def _name_of(source: Path | bytes) -> str:
-    return "the blob" if isinstance(source, bytes) else f"file {str(source)!r}"
+def _modified_at(info: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(info.st_mtime, UTC)

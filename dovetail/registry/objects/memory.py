@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from dovetail.errors import StorageError
-from dovetail.registry.digests import digest_bytes, require_digest
-from dovetail.registry.objects.protocol import BlobInfo, check_digest, opened
+from dovetail.registry.digests import copy_hashed, digest_bytes, require_digest
+from dovetail.registry.objects.newfile import NewFile
+from dovetail.registry.objects.protocol import (
+    BlobInfo,
+    Leftover,
+    Moved,
+    Source,
+    check_digest,
+    described,
+    opened,
+)
 
 
 class MemoryObjectStore:
@@ -21,16 +30,24 @@ class MemoryObjectStore:
     def __init__(self) -> None:
         self._blobs: dict[str, tuple[bytes, datetime]] = {}
 
-    def put(self, digest: str, source: Path | bytes) -> bool:
+    def put(self, digest: str, source: Source, *, progress: Moved | None = None) -> bool:
         """See `ObjectStore.put`."""
         check_digest(digest)
         with opened(source) as stream:
             data = stream.read()
-        require_digest(digest_bytes(data), expected=digest, what="the source")
+        require_digest(digest_bytes(data), expected=digest, what=described(source))
         if digest in self._blobs:
             return False
         self._blobs[digest] = (data, datetime.now(UTC))
+        if progress is not None:
+            progress(len(data))
         return True
+
+    def fetch(self, digest: str, target: Path, *, progress: Moved | None = None) -> None:
+        """See `ObjectStore.fetch`."""
+        with self.open(digest) as stream, NewFile(target) as file:
+            found = copy_hashed(stream, file, progress=progress)
+            require_digest(found, expected=digest, what=f"blob {digest} in {self.url}")
 
     def open(self, digest: str) -> BinaryIO:
         """See `ObjectStore.open`."""
@@ -49,7 +66,19 @@ class MemoryObjectStore:
         check_digest(digest)
         self._blobs.pop(digest, None)
 
+    def delete_many(self, digests: Iterable[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        for digest in digests:
+            self.delete(digest)
+
     def blobs(self) -> Iterator[BlobInfo]:
         """See `ObjectStore.blobs`."""
         for digest, (data, modified_at) in list(self._blobs.items()):
             yield BlobInfo(digest=digest, size=len(data), modified_at=modified_at)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """See `ObjectStore.leftovers`: a blob is put in one step, so there are none."""
+        return iter(())
+
+    def discard(self, leftover: Leftover) -> None:
+        """See `ObjectStore.discard`."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeAlias
 
 from dovetail.errors import InvalidInput, InvalidPayload
 from dovetail.registry.digests import is_digest
+
+Source: TypeAlias = Path | bytes | BinaryIO
+"""Where a blob's bytes come from. A stream is read from where it stands, and not closed."""
+
+Moved: TypeAlias = Callable[[int], None]
+"""Called with the number of bytes that were just moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +26,15 @@ class BlobInfo:
 
     digest: str
     size: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """Something half-written that a killed process left: its name, size if known, and its age."""
+
+    name: str
+    size: int | None
     modified_at: datetime
 
 
@@ -34,12 +50,33 @@ class ObjectStore(Protocol):
         """The URL that opens this store again."""
         ...
 
-    def put(self, digest: str, source: Path | bytes) -> bool:
-        """Write a blob; return True if it was not there before.
+    def put(self, digest: str, source: Source, *, progress: Moved | None = None) -> bool:
+        """Write a blob, hashing the bytes as they pass; return True if it was not there before.
+
+        Args:
+            digest: The blob's name.
+            source: Its bytes.
+            progress: Called as bytes are written.
 
         Raises:
             DigestMismatch: The source's bytes have another digest; nothing was written.
+            InvalidPayload: The source is a file that cannot be opened.
             StorageError: The store cannot be reached or is full; nothing was written.
+        """
+        ...
+
+    def fetch(self, digest: str, target: Path, *, progress: Moved | None = None) -> None:
+        """Write a blob to a new file; if it is not whole and verified, the file is not there.
+
+        Args:
+            digest: The blob's name.
+            target: A file that does not exist, in a folder that does.
+            progress: Called as bytes are written.
+
+        Raises:
+            DigestMismatch: The store's bytes are not the blob's.
+            StorageError: The blob is not there, the store cannot be reached, or the file exists or
+                cannot be written.
         """
         ...
 
@@ -59,8 +96,20 @@ class ObjectStore(Protocol):
         """Remove a blob; one that is not there is no error."""
         ...
 
+    def delete_many(self, digests: Iterable[str]) -> None:
+        """Remove blobs in as few requests as the store allows."""
+        ...
+
     def blobs(self) -> Iterator[BlobInfo]:
         """Go through all blobs, in no particular order."""
+        ...
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Go through unfinished writes: those of killed processes, and those under way."""
+        ...
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove an unfinished write; one that is finished or gone is no error."""
         ...
 
 
@@ -77,7 +126,7 @@ def check_digest(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
-def opened(source: Path | bytes) -> BinaryIO:
+def opened(source: Source) -> AbstractContextManager[BinaryIO]:
     """Open what `ObjectStore.put` was given.
 
     Raises:
@@ -85,6 +134,8 @@ def opened(source: Path | bytes) -> BinaryIO:
     """
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if not isinstance(source, Path):
+        return nullcontext(source)
     try:
         return source.open("rb")
     except OSError as error:
@@ -92,3 +143,8 @@ def opened(source: Path | bytes) -> BinaryIO:
             f"cannot read {str(source)!r}: {error.strerror}; check that it is still there",
             path=str(source),
         ) from error
+
+
+def described(source: Source) -> str:
+    """Say what `ObjectStore.put` was given, for a message."""
+    return f"file {str(source)!r}" if isinstance(source, Path) else "the blob"
