@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_DIR ?= dovetail-demo
-WORKERS ?= $(shell nproc)
+# One more than there are cores, because tests wait for the servers that they start.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 export HF_HUB_OFFLINE := 1
