@@ -46,6 +46,8 @@ _BEYOND_NUMBERS = 2**31
 _BY_NAME = ([("name", False), ("number", True)], [("name", True), ("number", True)])
 _Statement: TypeAlias = Callable[[int], Select[int]]
 _OWNER = unindexed(VersionRow.adapter_id)  # from a version to its adapter, never the other way
+_MEMBER = unindexed(AdapterRow.id)  # from an adapter to its versions, never the other way
+_VERSIONS_OF = select(VersionRow.id).join(AdapterRow, VersionRow.adapter_id == _MEMBER)
 _FOUND = select(VersionRow.id).join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
 _parsed = lru_cache(maxsize=256)(parse_filter)
 
@@ -184,8 +186,10 @@ def _statements(
     elif first.field.kind == "created_at":
         by_time = select(VersionRow.id).join(AdapterRow, AdapterRow.id == _OWNER).where(wanted)
         yield partial(_in_order, by_time, terms, place)
-    elif joins_laterally(connection) and order in _BY_NAME:
+    elif order in _BY_NAME and joins_laterally(connection):
         yield partial(_of_each_adapter, wanted, first, place)
+    elif order in _BY_NAME:
+        yield partial(_in_order, _VERSIONS_OF.where(wanted), terms, place)
     else:
         yield partial(_in_order, _FOUND.where(wanted), terms, place)
 

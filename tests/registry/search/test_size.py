@@ -65,15 +65,14 @@ def plans(many):
 
 
 def scanned_by_sqlite(rows):
-    """Return the tables that a plan reads from end to end, by no index and in no wanted order."""
+    """Return the tables that a plan reads from end to end, and not in the order that is wanted."""
     steps = [row[-1] for row in rows]
     sorts = any("USE TEMP B-TREE FOR ORDER BY" in step for step in steps)
     return {
         words[1]
         for step in steps
         if (words := step.split())[0] == "SCAN"
-        and "USING" not in words
-        and (sorts or words[1] != "events")
+        and (sorts or ("USING" not in words and words[1] != "events"))
     }
 
 
