@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from benchmarks.bulk import BIG, fill
 from benchmarks.measuring import interleave
 from benchmarks.report import Report, Row
+from benchmarks.servers import first_of
 from dovetail import Registry
 from dovetail.registry.database import Database
 
@@ -39,8 +39,9 @@ def run(*, quick: bool) -> Report:
     with tempfile.TemporaryDirectory(prefix="dovetail-bench-") as name:
         place = Path(name)
         rows += _measure("SQLite", f"sqlite:///{place / 'registry.db'}", place, sizes)
-        with _postgresql() as url:
-            if url is not None:
+        with first_of("PostgresServer") as server:
+            if server is not None:
+                url = server.url(server.create_database())
                 rows += _measure("PostgreSQL", url, place, sizes)
     without = "" if any("PostgreSQL" in row.what for row in rows) else " No PostgreSQL here."
     return Report(
@@ -50,19 +51,6 @@ def run(*, quick: bool) -> Report:
         rows=rows,
         versions={"sqlite": sqlite3.sqlite_version, "sqlalchemy": version("sqlalchemy")},
     )
-
-
-@contextmanager
-def _postgresql() -> Iterator[str | None]:
-    """Run the PostgreSQL that the tests use; yield a database's URL, or None without a server."""
-    from tests import servers
-
-    try:
-        server = servers.PostgresServer()
-        with server:
-            yield server.url(server.create_database())
-    except servers.ServerMissing:
-        yield None
 
 
 def _measure(database: str, url: str, place: Path, sizes: _Sizes) -> list[Row]:

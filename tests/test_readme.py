@@ -94,15 +94,16 @@ def test_commands_of_the_demo_work(demo):
         "dovetail history dialogue-summary --verify",
         _MEASURE_BASE,
     ):
-        found = subprocess.run(
-            shlex.split(command),
-            cwd=directory,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert found.returncode == 0, found.stderr
+        _run(command, cwd=directory, env=env)
+
+
+def _run(command, *, cwd, env):
+    """Run a command that must succeed; return what it printed."""
+    done = subprocess.run(
+        shlex.split(command), cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _team_commands():
@@ -144,20 +145,8 @@ def test_a_team_gets_from_nothing_to_postgresql_and_s3_as_written(
         "DOVETAIL_OBJECTS_URL": "s3://adapters/registry",
     }
 
-    def say(command, environment):
-        done = subprocess.run(
-            shlex.split(command),
-            cwd=home,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     def tell(command, environment):
-        return json.loads(say(f"{command} --json", environment))
+        return json.loads(_run(f"{command} --json", cwd=home, env=environment))
 
     for command in (
         "dovetail list",
@@ -169,7 +158,7 @@ def test_a_team_gets_from_nothing_to_postgresql_and_s3_as_written(
     before, after = (tell("dovetail history", each) for each in (env, team))
     moved = [_what(event) for event in after if event["action"] != "import"]
     assert sorted(moved) == sorted(_what(event) for event in before)
-    say("dovetail pull dialogue-summary@production team", team)
+    _run("dovetail pull dialogue-summary@production team", cwd=home, env=team)
     assert (home / "team" / "adapter_config.json").exists()
 
 

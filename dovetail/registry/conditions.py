@@ -228,7 +228,7 @@ def _by_json(field: Field, part: Comparison) -> ColumnElement[bool]:
             else_=json_number(VersionRow.config, key),
         )
     if part.operator == "IS NULL":
-        return text.is_(None)  # type: ignore[no-any-return]
+        return text.is_(None)  # type: ignore[no-any-return]  # of Any columns
     if part.operator != "IN":
         return _matches(text if isinstance(part.value, str) else number, part, convert=_of_json)
     texts = tuple(value for value in part.value if isinstance(value, str))
@@ -245,13 +245,13 @@ def _matches(
     column: Any, part: Comparison, *, convert: Callable[[Any], Any] = lambda value: value
 ) -> ColumnElement[bool]:
     if part.operator == "IS NULL":
-        return column.is_(None)  # type: ignore[no-any-return]
+        return column.is_(None)  # type: ignore[no-any-return]  # of Any columns
     if part.operator == "IN":
-        return column.in_([convert(value) for value in part.value])  # type: ignore[no-any-return]
+        return column.in_([convert(value) for value in part.value])  # type: ignore[no-any-return]  # of Any columns
     if part.operator in ("LIKE", "ILIKE"):
         return (like if part.operator == "LIKE" else ilike)(column, part.value)
     value = literal(convert(part.value), column.type)
-    return _COMPARE[part.operator](column, value)  # type: ignore[no-any-return]
+    return _COMPARE[part.operator](column, value)  # type: ignore[no-any-return]  # of Any columns
 
 
 def unindexed(column: Any) -> ColumnElement[Any]:

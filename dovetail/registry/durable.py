@@ -1,8 +1,9 @@
-"""Making directories and names last: on the disk before anything relies on them."""
+"""Files and names that are whole: on the disk when it matters, or replaced in one step."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -13,6 +14,22 @@ def make_directory(directory: Path) -> None:
     make_directory(directory.parent)
     directory.mkdir(exist_ok=True)
     sync(directory.parent)
+
+
+def replace_file(target: Path, data: bytes) -> None:
+    """Write a file so that readers see the old bytes or the new ones, and no others.
+
+    It need not outlive a loss of power: this is for what can be made again.
+    """
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -14,9 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import sqlite3
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +26,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dovetail.errors import InvalidInput, StorageError
+from dovetail.registry.durable import replace_file
 from dovetail.registry.jsontext import parse_json
 from dovetail.registry.records import AdapterVersion, StoredFile
 
@@ -62,7 +61,7 @@ class Answers:
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             for key in {reference, str(version.reference), version.payload_digest}:
-                _write(self._place(key), text)
+                replace_file(self._place(key), text.encode())
 
     def recall(self, reference: str) -> Answer | None:
         """Return the last answer for a reference; a damaged one counts as none."""
@@ -132,14 +131,3 @@ def _identity(database_url: str) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(place: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        Path(name).replace(place)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from dovetail.errors import InvalidInput
 from dovetail.registry.digests import digest_bytes
+from dovetail.registry.durable import replace_file
 from dovetail.registry.jsontext import canonical_json, parse_json
 
 _MAX_BYTES = 512 * 2**20
@@ -76,15 +76,7 @@ def store(
     target = _place(folder, files)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(head + b"\n" + value)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_file(target, head + b"\n" + value)
 
 
 def _place(folder: Path, files: list[list[str | int]]) -> Path:

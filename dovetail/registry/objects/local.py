@@ -28,12 +28,12 @@ from dovetail.registry.objects.newfile import NewFile
 from dovetail.registry.objects.protocol import (
     BlobInfo,
     Leftover,
-    Moved,
     Source,
     check_digest,
     described,
     opened,
 )
+from dovetail.registry.progress import Moved
 
 _FAN_OUT = 2
 _REST = 64 - _FAN_OUT

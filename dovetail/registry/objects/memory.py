@@ -14,12 +14,12 @@ from dovetail.registry.objects.newfile import NewFile
 from dovetail.registry.objects.protocol import (
     BlobInfo,
     Leftover,
-    Moved,
     Source,
     check_digest,
     described,
     opened,
 )
+from dovetail.registry.progress import Moved
 
 
 class MemoryObjectStore:

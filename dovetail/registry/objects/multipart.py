@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from dovetail.registry.objects.protocol import Moved
 from dovetail.registry.objects.s3client import CONCURRENCY, PART_BYTES, S3Client
+from dovetail.registry.progress import Moved
 
 
 class MultipartUpload:

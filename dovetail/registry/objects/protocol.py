@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,12 +12,10 @@ from typing import BinaryIO, Protocol, TypeAlias
 
 from dovetail.errors import InvalidInput, InvalidPayload
 from dovetail.registry.digests import is_digest
+from dovetail.registry.progress import Moved
 
 Source: TypeAlias = Path | bytes | BinaryIO
 """Where a blob's bytes come from. A stream is read from where it stands, and not closed."""
-
-Moved: TypeAlias = Callable[[int], None]
-"""Called with the number of bytes that were just moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

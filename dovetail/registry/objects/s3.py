@@ -26,7 +26,6 @@ from dovetail.registry.objects.newfile import NewFile
 from dovetail.registry.objects.protocol import (
     BlobInfo,
     Leftover,
-    Moved,
     Source,
     check_digest,
     described,
@@ -35,6 +34,7 @@ from dovetail.registry.objects.protocol import (
 from dovetail.registry.objects.s3client import NOT_FOUND, PART_BYTES, S3Client, status_of
 from dovetail.registry.objects.s3reader import S3Reader, read_ahead
 from dovetail.registry.objects.s3writer import put, stored
+from dovetail.registry.progress import Moved
 from dovetail.settings import S3Settings
 
 _FAN_OUT = 2

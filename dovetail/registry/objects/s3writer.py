@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, BinaryIO
 from dovetail.errors import StorageError
 from dovetail.registry.digests import CHUNK_BYTES, digest_bytes, require_digest
 from dovetail.registry.objects.multipart import MultipartUpload, read_part
-from dovetail.registry.objects.protocol import Moved
 from dovetail.registry.objects.s3client import (
     CONFLICT,
     NOT_FOUND,
@@ -22,6 +21,7 @@ from dovetail.registry.objects.s3client import (
     retrying,
     status_of,
 )
+from dovetail.registry.progress import Moved
 
 if TYPE_CHECKING:
     from tenacity import Retrying

@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
-from dovetail.registry.objects.protocol import Moved, ObjectStore
-from dovetail.registry.progress import Progress
+from dovetail.registry.objects.protocol import ObjectStore
+from dovetail.registry.progress import Moved, Progress
 
 _THREADS = 8
 _SMALL = 1 << 20
