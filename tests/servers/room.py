@@ -19,6 +19,9 @@ _START_LIMIT_S = 60
 _TRIES = 3  # another process may take a port between our finding it free and its use
 _ROOMY = 4 << 30
 _FIRST_PORT = 15_000
+# Not the module's own generator: tests that train seed it, with the same number in each worker,
+# and all workers would then choose the same ports.
+_CHANCE = random.SystemRandom()
 _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="servers")
 
 
@@ -94,6 +97,8 @@ class Room:
             if time.monotonic() > deadline:
                 raise self.failure(f"{process.args[-1]} is not ready after {_START_LIMIT_S} s")
             time.sleep(0.05)
+        if process.poll() is not None:  # then it was somebody else on this port who answered
+            raise self.failure(f"{process.args[-1]} ended with {process.returncode}")
 
     def failure(self, what):
         """Return an error that shows the end of every log."""
@@ -151,7 +156,7 @@ def free_port():
     and again to reach a server that was killed could otherwise get connected to itself.
     """
     while True:
-        port = random.randrange(_FIRST_PORT, 32_000)  # noqa: S311
+        port = _CHANCE.randrange(_FIRST_PORT, 32_000)
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
