@@ -10,7 +10,9 @@ pytest.importorskip("mlflow")
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 
 
-@pytest.mark.parametrize("name", ["registry", "storage", "scale", "fingerprint", "startup"])
+@pytest.mark.parametrize(
+    "name", ["registry", "storage", "scale", "fingerprint", "startup", "engine"]
+)
 def test_a_benchmark_runs_on_little(name, tmp_path, capsys):
     """Each benchmark measures, prints a table, and writes every time to a file."""
     from benchmarks.__main__ import main
@@ -29,4 +31,4 @@ def test_an_unknown_benchmark_is_named(capsys):
 
     with pytest.raises(SystemExit):
         main(["loader"])
-    assert "registry, storage, scale, fingerprint, startup" in capsys.readouterr().err
+    assert "registry, storage, scale, fingerprint, startup, engine" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,12 @@ from dovetail.cli.output import print_json, row_progress, say, short
 @click.option("--resume", is_flag=True, help="Go on where a job that was stopped left off.")
 @click.option("--overwrite", is_flag=True, help="Replace a file or partial result that is there.")
 @click.option(
+    "--checkpoint-every",
+    type=int,
+    metavar="ROWS",
+    help="Keep what is done after so many rows; 512 if not given, fewer suit a slow model.",
+)
+@click.option(
     "--allow-base-mismatch",
     is_flag=True,
     help="Use adapters on weights they were not trained on; the history and the report say so.",
@@ -46,11 +54,13 @@ def score_command(
 ) -> int:
     """Score a file of rows with one or many adapters.
 
-    The rows of INPUT are scored with the version REFERENCE, or with the adapter each row names.
-    INPUT is JSONL, CSV or Parquet, and so is the output: the input's columns, and the prediction,
-    the adapter as resolved, its payload's digest, the base model's fingerprint, and the error of a
-    row that could not be scored. Such a row does not stop the job. Aliases are resolved once, at
-    the start. The output gets its name when it is whole; --resume goes on after an interruption.
+    The rows of INPUT are scored with the version REFERENCE, or with the adapter each row names;
+    where those need several base models, one is opened after the other. INPUT is JSONL, CSV or
+    Parquet, and so is the output: the input's columns, and the prediction, the adapter as resolved,
+    its payload's digest, the base model's fingerprint, and the error of a row that could not be
+    scored. Such a row does not stop the job. Aliases are resolved once, at the start. The output
+    gets its name when it is whole; after an interruption, Ctrl-C too, --resume goes on from the
+    last checkpoint.
     Without REFERENCE and --adapter-column, the bare base model is used.
     """
     needs_loader("score")
@@ -79,8 +89,14 @@ def score_command(
         device=options["device"],
         dtype=options["dtype"],
     )
-    with connection.open() as registry, row_progress("scoring") as progress:
-        report = score(job, registry=registry, progress=progress)
+    if options["checkpoint_every"] is not None:
+        job = replace(job, checkpoint_every=options["checkpoint_every"])
+    try:
+        with connection.open() as registry, row_progress("scoring") as progress:
+            report = score(job, registry=registry, progress=progress)
+    except KeyboardInterrupt:
+        say("rows up to the last checkpoint are kept; go on with the same command and --resume")
+        raise
     if as_json:
         print_json(report)
     else:
@@ -92,9 +108,17 @@ def score_command(
             say(f"warning: {mismatched} was trained on another base model, used as you asked")
         click.echo(
             f"{report.rows:,} rows in {report.output}, {report.failed:,} with errors, "
-            f"base {short(report.base_model)}, {report.seconds:.1f} s"
+            f"{_bases(report.base_models)}, {report.seconds:.1f} s"
         )
     return SOME_ROWS_FAILED if report.failed else 0
+
+
+def _bases(rows: Mapping[str, int]) -> str:
+    """Say which base models scored, and how many rows each of several."""
+    if len(rows) == 1:
+        return f"base {short(*rows)}"
+    named = (f"{short(base)} ({count:,} rows)" for base, count in rows.items())
+    return f"bases {', '.join(named)}" if rows else "no base"
 
 
 def split_arguments(arguments: tuple[str, ...], *, file: str) -> tuple[str | None, str]:

@@ -211,14 +211,14 @@ def _optimise(
 
 
 def _save(model: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path) -> None:
-    model.eval()  # type: ignore[no-untyped-call]  # theirs
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # theirs
+    model.eval()
+    model.generation_config = GenerationConfig(
         eos_token_id=EOS_ID, pad_token_id=PAD_ID, max_new_tokens=32
     )
     with no_progress_bars():
         model.save_pretrained(directory)
     (directory / "model.safetensors").chmod(0o644)
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # theirs
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dovetail.errors import InvalidInput
 from dovetail.loader.bank import Bank
 from dovetail.loader.locate import locate_base
-from dovetail.loader.model import keep_head_contiguous, load_model, load_tokenizer
+from dovetail.loader.model import check_generates, load_model, load_tokenizer
 from dovetail.loader.options import check_options
 from dovetail.loader.rows import AttachedAdapter, Generation, Row
 from dovetail.loader.verify import check_tokenizer, check_weights
@@ -41,6 +42,7 @@ def open_base(
     allow_base_mismatch: bool = False,
     online: bool = False,
     progress: Progress | None = None,
+    adapter_memory: int | None = None,
 ) -> FrozenBase:
     """Load a base model, freeze it, and know it by the hash of its weights.
 
@@ -55,6 +57,9 @@ def open_base(
         allow_base_mismatch: Open weights that differ from ``expected`` all the same.
         online: Allow the download of a hub model.
         progress: Called with the bytes hashed and the bytes in all.
+        adapter_memory: Bytes that the weights of attached adapters may take; the least recently
+            used are let go of and read again when a row needs them. Without a limit if None; on
+            CPUs weights in the model's own type are mapped files, which take none.
 
     Raises:
         BaseModelNotFound: The files are not on this machine.
@@ -75,6 +80,7 @@ def open_base(
         model=model,
         tokenizer=load_tokenizer(directory),
         registry=registry,
+        adapter_memory=adapter_memory,
     )
 
 
@@ -99,13 +105,15 @@ def _check_expected(
 class FrozenBase:
     """A frozen base model with adapters attached to it; made by ``open_base``.
 
-    It is a context manager. It serves one thread at a time.
+    It is a context manager. One job runs at a time; adapters can be attached and detached from
+    other threads while it does.
 
     Args:
         checkpoint: What was read from the model's files.
         model: The transformers model.
         tokenizer: Its tokenizer, or None if its directory has none.
         registry: Where ``attach`` looks references up.
+        adapter_memory: Bytes that the weights of attached adapters may take.
     """
 
     def __init__(
@@ -115,13 +123,17 @@ class FrozenBase:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None,
         registry: Registry | None = None,
+        adapter_memory: int | None = None,
     ) -> None:
+        from dovetail.loader.engine.core import Core
+
         self._checkpoint = checkpoint
         self._model: PreTrainedModel | None = model
         self._tokenizer = tokenizer
         self._registry = registry
-        self._unhook = keep_head_contiguous(model)
-        self._bank = Bank(model, checkpoint)
+        self._lock = threading.RLock()
+        self._core = Core(model)
+        self._bank = Bank(self._core, checkpoint, budget=adapter_memory, lock=self._lock)
 
     @property
     def fingerprint(self) -> str:
@@ -228,14 +240,20 @@ class FrozenBase:
         max_new_tokens: int | None = None,
         do_sample: bool | None = None,
         seed: int | None = None,
+        ordered: bool = True,
+        prefill_tokens: int = 512,
         on_done: Callable[[Generation], None] | None = None,
         **generation_options: Any,
     ) -> Iterator[Generation]:
-        """Complete rows, any mixture of adapters, and yield results in input order.
+        """Complete rows, any mixture of adapters, and yield results.
 
-        Rows are read as they are needed, a window at a time. Each row's tokens are those that it
-        would get alone. A row that cannot be scored yields a generation with an error and does
-        not disturb the others.
+        Rows are read as they are needed, a window ahead. Each row's tokens are those that it would
+        get alone. A row that is finished leaves its batch and the next enters. A row that cannot
+        be scored yields a generation with an error and does not disturb the others.
+
+        Beam search, penalties on repeated tokens and other options of transformers' own loop run
+        there, in batches that stay together, with the same adapters. What the bank cannot apply
+        itself runs through PEFT; ``Generation.route`` says so.
 
         Args:
             rows: The prompts.
@@ -243,6 +261,9 @@ class FrozenBase:
             max_new_tokens: Limit for rows that set none; else the version's default; else 64.
             do_sample: Draw tokens; off unless asked for here or by the version.
             seed: Makes sampling repeatable whatever the batch: row ``i`` draws with ``seed + i``.
+            ordered: Yield in input order; else as rows finish.
+            prefill_tokens: Tokens in one pass of rows that enter, at most; longer inputs enter in
+                pieces.
             on_done: Called for each row as soon as it is finished, in any order; for progress.
             generation_options: As for transformers' ``generate``; they go before the defaults of
                 the version, which go before those of the model.
@@ -253,8 +274,10 @@ class FrozenBase:
         """
         from dovetail.loader.generate import Generator
 
-        if batch_size < 1:
-            raise InvalidInput(f"batch_size is {batch_size!r}; it must be a whole number from 1")
+        for name, value in (("batch_size", batch_size), ("prefill_tokens", prefill_tokens)):
+            if value < 1:
+                raise InvalidInput(f"{name} is {value!r}; it must be a whole number from 1")
+        check_generates(self.model, self._checkpoint.name)
         options = {
             **generation_options,
             "max_new_tokens": max_new_tokens,
@@ -262,19 +285,22 @@ class FrozenBase:
         }
         check_options(options, source="the call")
         return Generator(
-            model=self.model,
+            core=self._core,
             tokenizer=self.tokenizer,
-            find=self._bank.find,
+            find=self._bank.mount,
             batch_size=batch_size,
             seed=seed,
+            ordered=ordered,
             on_done=on_done,
             options=options,
+            prefill_tokens=prefill_tokens,
+            lock=self._lock,
         ).run(rows)
 
     def close(self) -> None:
         """Take all adapters and hooks off and let the model go; closing twice does no harm."""
         self._bank.clear()
-        self._unhook()
+        self._core.close()
         self._model = None
 
     def _require_open(self) -> PreTrainedModel:

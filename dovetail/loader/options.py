@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dovetail.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig
+    from transformers import LogitsProcessorList, PreTrainedModel
 
 DEFAULT_MAX_NEW_TOKENS = 64
 
@@ -34,9 +34,17 @@ _SAMPLING: dict[str, Any] = {
     "top_p": 1.0,
     "typical_p": 1.0,
 }
+# What else only transformers' own loop does, over batches that stay together to their end.
+_WHOLE_BATCH: dict[str, Any] = {
+    "begin_suppress_tokens": None,
+    "min_new_tokens": 0,
+    "num_beams": 1,
+    "remove_invalid_values": False,
+    "suppress_tokens": None,
+    "top_h": None,
+}
 _OTHERS = frozenset(
     {
-        "begin_suppress_tokens",
         "decoder_start_token_id",
         "do_sample",
         "early_stopping",
@@ -45,18 +53,20 @@ _OTHERS = frozenset(
         "forced_eos_token_id",
         "length_penalty",
         "max_new_tokens",
-        "min_new_tokens",
-        "num_beams",
         "pad_token_id",
-        "remove_invalid_values",
         "renormalize_logits",
-        "suppress_tokens",
+        "stop_strings",
     }
 )
-ACCEPTED = _OTHERS | _SAMPLING.keys() | _READS_INPUT.keys()
+ACCEPTED = _OTHERS | _WHOLE_BATCH.keys() | _SAMPLING.keys() | _READS_INPUT.keys()
+# What a model's own generation_config.json may say without any effect on the tokens.
+_WITHOUT_EFFECT = frozenset(
+    {"_from_model_config", "bos_token_id", "cache_implementation", "max_length"}
+    | {"output_attentions", "output_hidden_states", "transformers_version", "use_cache"}
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How the rows of one adapter are generated.
 
@@ -67,6 +77,13 @@ class Plan:
         same_limit: Only rows of equal limit may share a batch.
         sampled: Tokens are drawn, not chosen.
         eos: Tokens that end a sequence.
+        stop_strings: Texts that end a sequence.
+        stepwise: Rows can come and go at every step; else a batch stays together, in the loop of
+            transformers' ``generate``.
+        warpers: What turns logits into those that tokens are drawn from.
+        forced_first: Token that the model begins with whatever it computes, or None.
+        forced_last: Token that the model writes last if it comes to its limit, or None.
+        decoder_start: Token that an encoder-decoder model's decoder begins with, or None.
     """
 
     options: Mapping[str, Any]
@@ -75,6 +92,12 @@ class Plan:
     same_limit: bool
     sampled: bool
     eos: frozenset[int]
+    stop_strings: tuple[str, ...]
+    stepwise: bool
+    warpers: LogitsProcessorList | None
+    forced_first: int | None
+    forced_last: int | None
+    decoder_start: int | None
 
 
 def check_options(options: Mapping[str, Any], *, source: str) -> None:
@@ -114,13 +137,16 @@ def make_plan(
     *,
     call: Mapping[str, Any],
     version: Mapping[str, Any],
-    model: GenerationConfig,
+    model: PreTrainedModel,
     pad_token_id: int | None,
 ) -> Plan:
     """Combine the options of a call with a version's defaults and those of the model.
 
     Sampling is off unless the call or the version asks for it, whatever the model's own
     ``generation_config.json`` says.
+
+    Raises:
+        InvalidInput: A value is out of range.
     """
     options = {**version, **{name: value for name, value in call.items() if value is not None}}
     limit = int(options.pop("max_new_tokens", None) or DEFAULT_MAX_NEW_TOKENS)
@@ -130,17 +156,60 @@ def make_plan(
         options = {name: options[name] for name in options if name not in {"min_p", "top_h"}}
     options.setdefault("pad_token_id", pad_token_id)
 
+    config: Any = model.generation_config
+
     def effective(name: str, neutral: Any) -> Any:
-        value = options.get(name, getattr(model, name, None))
+        value = options.get(name, getattr(config, name, None))
         return neutral if value is None else value
 
+    def changed(defaults: Mapping[str, Any]) -> bool:
+        return any(effective(name, off) != off for name, off in defaults.items())
+
+    two_parts = bool(model.config.is_encoder_decoder)
+    first = effective("forced_bos_token_id", None)
+    last = effective("forced_eos_token_id", None)
     ends = effective("eos_token_id", [])
+    unknown = config.to_diff_dict().keys() - ACCEPTED - _WITHOUT_EFFECT
+    sampling = {name: effective(name, default) for name, default in _SAMPLING.items()}
     return Plan(
         options=options,
         max_new_tokens=limit,
-        same_length=any(effective(name, off) != off for name, off in _READS_INPUT.items()),
-        same_limit=effective("num_beams", 1) > 1
-        or effective("forced_eos_token_id", None) is not None,
+        same_length=changed(_READS_INPUT),
+        same_limit=effective("num_beams", 1) > 1 or last is not None,
         sampled=sampled,
         eos=frozenset([ends] if isinstance(ends, int) else ends),
+        stop_strings=_as_texts(effective("stop_strings", ())),
+        stepwise=not (
+            changed(_READS_INPUT)
+            or changed(_WHOLE_BATCH)
+            or unknown
+            # Without an encoder it is meant for inputs of a single token.
+            or (first is not None and not two_parts)
+            or isinstance(last, list)
+        ),
+        warpers=_warpers(sampling, device=model.device) if sampled else None,
+        forced_first=first,
+        forced_last=last,
+        decoder_start=effective("decoder_start_token_id", model.config.bos_token_id)
+        if two_parts
+        else None,
     )
+
+
+def _warpers(options: Mapping[str, Any], *, device: Any) -> LogitsProcessorList:
+    from dovetail.loader.engine.choosing import make_warpers
+
+    try:
+        return make_warpers(options, device=device)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"a sampling option is out of range: {error}") from error
+
+
+def _as_texts(value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise InvalidInput(
+            f"stop_strings is {value!r}; it must be a text or a list of texts, none of them empty",
+            value=value,
+        )
+    return texts

@@ -1,4 +1,4 @@
-"""The ways in which a batch of token ids runs through the model: plain, wrapped, or with a prompt.
+"""The ways in which PEFT runs a batch of token ids: with wrapped layers, or by its own generation.
 
 Every route takes rows of token ids without padding and returns a tensor of new tokens, one line
 per row, the prompt already cut off.
@@ -26,7 +26,7 @@ class Route(Protocol):
     """One way to run a batch."""
 
     @property
-    def name(self) -> Literal["prompt", "modules", "peft"]:
+    def name(self) -> Literal["modules", "peft"]:
         """What the way is called in results."""
 
     @property
@@ -67,51 +67,6 @@ def pad_rows(model: Any, rows: Rows, options: Options) -> tuple[torch.Tensor, to
 def new_tokens(model: Any, output: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Cut off what was there before generation: the input, or the decoder's start token."""
     return output[:, 1 if model.config.is_encoder_decoder else ids.shape[1] :]
-
-
-class PromptRoute:
-    """Virtual tokens stand before the input of each row.
-
-    Decoder-only models see ``padding | prompt | input``, so that the prompt touches its input in
-    every row; encoder-decoder models see ``prompt | input | padding`` in the encoder.
-
-    Args:
-        prompt: Embeddings of the virtual tokens, ``[virtual tokens, hidden size]``.
-    """
-
-    name: Literal["prompt"] = "prompt"
-    batching: Batching = "any"
-
-    def __init__(self, prompt: torch.Tensor) -> None:
-        self._prompt = prompt
-
-    @property
-    def virtual_tokens(self) -> int:
-        """Number of virtual tokens."""
-        return self._prompt.shape[0]
-
-    def run(self, model: PreTrainedModel, rows: Rows, options: Options) -> torch.Tensor:
-        """Generate new tokens for each row."""
-        ids, mask = pad_rows(model, rows, options)
-        embedded = model.get_input_embeddings()(ids)
-        prompt = self._prompt.to(device=embedded.device, dtype=embedded.dtype)
-        if model.config.is_encoder_decoder:
-            starts = [0] * len(rows)
-        else:
-            starts = [ids.shape[1] - len(row) for row in rows]
-        ones = mask.new_ones(len(prompt))
-        joined = [
-            (torch.cat([e[:start], prompt, e[start:]]), torch.cat([m[:start], ones, m[start:]]))
-            for start, e, m in zip(starts, embedded, mask, strict=True)
-        ]
-        inputs: dict[str, Any] = {
-            "inputs_embeds": torch.stack([embeds for embeds, _ in joined]),
-            "attention_mask": torch.stack([mask for _, mask in joined]),
-        }
-        if not model.config.is_encoder_decoder:
-            inputs["input_ids"] = ids
-        output: torch.Tensor = model.generate(**inputs, **options)  # type: ignore[operator]  # untyped there
-        return new_tokens(model, output, ids)
 
 
 class ModulesRoute:

@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from dovetail.errors import DovetailError, IncompatibleBaseModel, InvalidPayload, MissingDependency
-from dovetail.loader.prompts import load_prompt
 from dovetail.loader.quiet import peft_quiet
-from dovetail.loader.routes import ModulesRoute, PeftRoute, PromptRoute, Route
+from dovetail.loader.routes import Batching, ModulesRoute, PeftRoute, Route
 from dovetail.loader.tree import Snapshot, TreeChange
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 _SLOT = "dovetail"
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_PROMPTS = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"})
 _PROMPT_KEYS = frozenset({"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"})
 # Kinds that were seen to treat each row of a padded batch as they treat it alone. Others need not:
 # LILY's router averages over the whole batch.
@@ -42,7 +40,7 @@ _REFUSED_KEYS = {
     "arrow_config": "Arrow routes between adapters that are not part of the payload",
 }
 # What PEFT raises for payloads and configurations that it cannot use.
-_PEFT_ERRORS = (
+PEFT_ERRORS = (
     AssertionError,
     AttributeError,
     ImportError,
@@ -54,8 +52,15 @@ _PEFT_ERRORS = (
 )
 
 
-def make_route(model: PreTrainedModel, payload: Payload) -> tuple[Route, tuple[str, ...]]:
-    """Build the route for a payload, leaving the model's module tree as it is.
+def make_route(
+    model: PreTrainedModel, payload: Payload, config: Any
+) -> tuple[Route, tuple[str, ...]]:
+    """Build PEFT's route for a payload, leaving the model's module tree as it is.
+
+    Args:
+        model: The frozen model, bare.
+        payload: The checked payload.
+        config: What `read_config` made of its configuration.
 
     Returns:
         The route, and notes for whoever reads the outputs.
@@ -64,12 +69,7 @@ def make_route(model: PreTrainedModel, payload: Payload) -> tuple[Route, tuple[s
         InvalidPayload: The installed PEFT cannot attach it, or would leave part of it out.
         IncompatibleBaseModel: It was made for another kind of model.
     """
-    config = read_config(payload)
-    _check_task(payload, model)
-    if payload.peft_type in _PROMPTS and not payload.config.get("modules_to_save"):
-        prompt, notes = load_prompt(payload, model)
-        return PromptRoute(prompt), notes
-    peft_model, change = _changed(model, payload, config)
+    peft_model, change = wrap_with_peft(model, payload, config)
     if config.is_prompt_learning:
         return PeftRoute(peft_model, change, int(config.num_virtual_tokens)), (
             f"{payload.peft_type} runs through PEFT, in batches of rows of equal length",
@@ -79,11 +79,17 @@ def make_route(model: PreTrainedModel, payload: Payload) -> tuple[Route, tuple[s
             f"this {payload.peft_type} adapter does not touch any module of the base model",
             path=str(payload.directory),
         )
-    if payload.peft_type in _BY_ROW:
-        return ModulesRoute(change, batching="any"), ()
-    return ModulesRoute(change, batching="single"), (
+    batching = batching_of(payload.peft_type)
+    if batching == "any":
+        return ModulesRoute(change, batching=batching), ()
+    return ModulesRoute(change, batching=batching), (
         f"{payload.peft_type} runs one row at a time: it may mix the rows of a batch",
     )
+
+
+def batching_of(peft_type: str) -> Batching:
+    """Return which rows may share a batch under wrapped layers of this kind."""
+    return "any" if peft_type in _BY_ROW else "single"
 
 
 def read_config(payload: Payload) -> Any:
@@ -124,14 +130,25 @@ def read_config(payload: Payload) -> Any:
             raise InvalidPayload(f"an adapter with {key} cannot be attached: {reason}", keys=(key,))
     try:
         config = config_class.from_peft_type(**config_class.check_kwargs(**payload.config))
-    except _PEFT_ERRORS as error:
+    except PEFT_ERRORS as error:
         raise InvalidPayload(f"PEFT refuses the adapter_config.json: {error}") from error
     config.inference_mode = True
     return config
 
 
-def _check_task(payload: Payload, model: PreTrainedModel) -> None:
+def check_task(payload: Payload, model: PreTrainedModel) -> None:
+    """Check that an adapter was trained to generate as the model does.
+
+    Raises:
+        IncompatibleBaseModel: It was trained for something else.
+    """
     task = payload.config.get("task_type")
+    if not model.can_generate():
+        raise IncompatibleBaseModel(
+            f"{type(model).__name__} is an encoder and generates no text: on it go adapters that "
+            f"were trained for SEQ_CLS or FEATURE_EXTRACTION, not for {task}",
+            task_type=task,
+        )
     fits = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     if task is not None and task != fits:
         raise IncompatibleBaseModel(
@@ -140,14 +157,21 @@ def _check_task(payload: Payload, model: PreTrainedModel) -> None:
         )
 
 
-def _changed(model: PreTrainedModel, payload: Payload, config: Any) -> tuple[Any, TreeChange]:
-    """Let PEFT do its work, then take it out of the model again, whatever happened."""
+def wrap_with_peft(model: PreTrainedModel, payload: Payload, config: Any) -> tuple[Any, TreeChange]:
+    """Let PEFT do its work, then take it out of the model again, whatever happened.
+
+    Returns:
+        PEFT's model, and what making it did to the module tree.
+
+    Raises:
+        InvalidPayload: PEFT cannot attach it, would leave part of it out, or would change weights.
+    """
     snapshot = Snapshot(model)
     failure: Exception | None = None
     try:
         with torch.random.fork_rng(devices=[]), peft_quiet():
             peft_model = _inject(model, payload, config)
-    except _PEFT_ERRORS as error:
+    except PEFT_ERRORS as error:
         failure = error
     finally:
         change = snapshot.restore()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+RouteName: TypeAlias = Literal["native", "reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +16,13 @@ class Row:
 
     Attributes:
         text: The final prompt; templates are filled in before.
-        adapter: A reference that was attached, or None for the bare base model.
+        adapter: A reference that was attached, or None for the bare base model; or several, which
+            act together, at most one of each kind: a LoRA, an IA3, a soft prompt.
         max_new_tokens: Limit for this row, or None for that of the call.
     """
 
     text: str
-    adapter: str | None = None
+    adapter: str | tuple[str, ...] | None = None
     max_new_tokens: int | None = None
 
 
@@ -33,9 +36,8 @@ class AttachedAdapter:
         payload_digest: Identifies the payload; two versions with equal files share one slot.
         path: The verified directory that the payload was read from.
         peft_type: As in ``adapter_config.json``: ``LORA``, ``PROMPT_TUNING``, ...
-        route: How rows are run: ``prompt`` (virtual tokens put before the input), ``modules``
-            (layers of the base are wrapped), or ``peft`` (PEFT's own forward pass, rows of equal
-            length only).
+        route: How its rows are run: ``native`` (by the bank, in any mixture with other adapters),
+            ``reference`` (through PEFT, on rows of its own).
         virtual_tokens: Positions that the adapter takes from the model's maximum length.
         base_model: Fingerprint that the adapter was trained on, or None where nothing records it.
         base_mismatch: True if it was attached to other weights or another tokenizer on request.
@@ -49,7 +51,7 @@ class AttachedAdapter:
     payload_digest: str
     path: Path
     peft_type: str
-    route: Literal["prompt", "modules", "peft"]
+    route: RouteName
     virtual_tokens: int
     base_model: str | None = None
     base_mismatch: bool = False
@@ -66,7 +68,9 @@ class Generation:
         index: Position of the row in the input, from 0.
         text: The new text, without the prompt and special tokens; empty where there is an error.
         token_ids: The new tokens; the end-of-sequence token and all after it are left out.
-        adapter: The adapter that was used, or None for the bare base model.
+        adapters: The adapters that were used; none for the bare base model.
+        route: ``native`` if the bank applied them or there were none, ``reference`` if PEFT did,
+            None where the row was not run.
         error: Why the row could not be scored, or None.
         finish_reason: ``stop`` at the end of the sequence, ``length`` at the limit of new tokens,
             ``error`` where nothing was generated.
@@ -75,6 +79,12 @@ class Generation:
     index: int
     text: str
     token_ids: tuple[int, ...]
-    adapter: AttachedAdapter | None
+    adapters: tuple[AttachedAdapter, ...]
+    route: RouteName | None
     error: str | None
     finish_reason: Literal["stop", "length", "error"]
+
+    @property
+    def adapter(self) -> AttachedAdapter | None:
+        """The adapter that was used, the first of several, or None for the bare base model."""
+        return self.adapters[0] if self.adapters else None

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from dovetail.errors import DigestMismatch, InvalidInput
 from dovetail.registry.digests import digest_file
 from dovetail.scoring.arrowrows import open_rows
+from dovetail.scoring.bases import BaseGroup, group_by_base, make_group
 from dovetail.scoring.checkpoint import PartialOutput
-from dovetail.scoring.engine import ADDED_COLUMNS, Model, Progress, run
+from dovetail.scoring.engine import ADDED_COLUMNS, Progress
 from dovetail.scoring.job import ScoreJob, ScoreReport, check_job
-from dovetail.scoring.model import ModelRequest, open_model
-from dovetail.scoring.prepare import Prompter, base_path, one_base, resolve_all
+from dovetail.scoring.model import OpenModel, open_model
+from dovetail.scoring.prepare import Prompter
+from dovetail.scoring.record import check_same, found_record, stamp_of
+from dovetail.scoring.references import resolve_all
 from dovetail.scoring.rows import RowSource, format_of
-from dovetail.scoring.survey import Survey, survey
+from dovetail.scoring.scorer import Scorer, rows_done, scored_bases
+from dovetail.scoring.survey import Survey, find_cells, survey
 from dovetail.scoring.writers import Encoder, encoder_for
 
 if TYPE_CHECKING:
     from dovetail.registry.records import AdapterVersion
     from dovetail.registry.store import Registry
 
-__all__ = ["OpenModel", "score", "score_with"]
-
-OpenModel: TypeAlias = Callable[[ModelRequest], AbstractContextManager[Model]]
+__all__ = ["score", "score_with"]
 
 
 def score(job: ScoreJob, *, registry: Registry, progress: Progress | None = None) -> ScoreReport:
     """Score a file of rows with one adapter, or with the adapter that each row names.
 
     References are resolved once, at the start: an alias that moves while the job runs, or before
-    it is resumed, changes nothing. A row that cannot be scored gets an error in its column and
-    stops nothing.
+    it is resumed, changes nothing, nor does a version that is deleted while it runs. Adapters of
+    one base model are scored together; where rows need several, one is opened after the other. A
+    row that cannot be scored gets an error in its column and stops nothing.
 
     Args:
         job: What to do.
@@ -46,8 +46,9 @@ def score(job: ScoreJob, *, registry: Registry, progress: Progress | None = None
     Raises:
         InvalidInput: The input cannot be read, a setting does not fit it, or a job is resumed with
             other settings or another input.
-        NotFoundError: An adapter that is named does not exist.
-        IncompatibleBaseModel: An adapter was trained on other weights.
+        NotFoundError: Adapters that are named do not exist; the message lists them, and the rows.
+        IncompatibleBaseModel: An adapter was trained on other weights than those that are given.
+        DigestMismatch: An adapter's files are corrupt.
         ConflictError: There is a result already, or another job writes it.
         StorageError: The output cannot be written.
     """
@@ -66,10 +67,10 @@ def score_with(
         before = output.job
         asked = {**job.identity(), "input": digest_file(job.input)}
         if before is not None:
-            _check_same(before["asked"], asked)
-        stamp = _stamp(job.input)
+            check_same(before["asked"], asked)
+        stamp = stamp_of(job.input)
         seen = _survey(source, job, before)
-        versions = _versions(registry, job, seen, before)
+        versions = _versions(registry, job, source, seen, before)
         prompter = Prompter(
             versions,
             adapter_column=job.adapter_column,
@@ -78,51 +79,55 @@ def score_with(
         )
         prompter.check_columns(seen)
         encoder = _encoder(job, output_format, source, seen)
-        resumed_at = None if before is None else output.rows
+        groups = _groups(job, seen, versions)
+        resumed_at = None if before is None else rows_done(groups, output)
         if output.rows < seen.rows:
-            with opener(_request(job, registry, versions)) as model:
-                found = _found(seen, versions, model.fingerprint)
-                if before is not None:
-                    _check_same(before["found"], found)
-                output.begin({"asked": asked, "found": found}, header=encoder.header())
-                run(
-                    source.chunks(job.checkpoint_every, start=output.rows, limit=seen.rows),
-                    prompter=prompter,
-                    model=model,
-                    encoder=encoder,
-                    output=output,
-                    prefix=job.prefix,
-                    total=seen.rows,
-                    progress=progress,
-                )
-            if _stamp(job.input) != stamp or output.rows != seen.rows:
-                raise InvalidInput(
-                    f"input {str(job.input)!r} was changed while it was scored; start over with "
-                    "overwrite=True (--overwrite)",
-                    path=str(job.input),
-                )
+            Scorer(
+                job=job,
+                registry=registry,
+                source=source,
+                stamp=stamp,
+                total=seen.rows,
+                versions=versions,
+                groups=groups,
+                prompter=prompter,
+                encoder=encoder,
+                output=output,
+                record={"asked": asked, "found": found_record(seen, versions)},
+                opener=opener,
+                progress=progress,
+            ).run()
         output.publish(encoder.finish)
-        recorded = output.recorded["found"]
+        bases = scored_bases(groups, output)
         return ScoreReport(
             rows=output.rows,
             failed=output.failed,
             output=job.output,
-            references={
-                given: version["reference"] for given, version in recorded["references"].items()
-            },
-            base_model=recorded["base_model"],
+            references={given: str(version.reference) for given, version in versions.items()},
+            base_model=next(iter(bases)) if len(bases) == 1 else None,
+            base_models=bases,
             base_mismatches=tuple(
                 sorted(
                     {
-                        version["reference"]
-                        for version in recorded["references"].values()
-                        if version["base_model"] != recorded["base_model"]
+                        str(version.reference)
+                        for version in versions.values()
+                        if version.base_model not in bases
                     }
                 )
             ),
             seconds=time.monotonic() - started,
             resumed_at=resumed_at,
         )
+
+
+def _groups(job: ScoreJob, seen: Survey, versions: Mapping[str, AdapterVersion]) -> list[BaseGroup]:
+    """Return the base models that are needed, each with its rows."""
+    if job.reference is None and job.adapter_column is None:
+        return [BaseGroup(expected=None, adapters=(), rows=seen.rows)]
+    rows = seen.cells if job.adapter_column else dict.fromkeys(versions, seen.rows)
+    if job.allow_base_mismatch and job.base is not None and versions:
+        return [make_group(None, versions, rows)]
+    return group_by_base(versions, rows, base=job.base)
 
 
 def _survey(source: RowSource, job: ScoreJob, before: Mapping[str, Any] | None) -> Survey:
@@ -133,12 +138,18 @@ def _survey(source: RowSource, job: ScoreJob, before: Mapping[str, Any] | None) 
 
 
 def _versions(
-    registry: Registry, job: ScoreJob, seen: Survey, before: Mapping[str, Any] | None
+    registry: Registry,
+    job: ScoreJob,
+    source: RowSource,
+    seen: Survey,
+    before: Mapping[str, Any] | None,
 ) -> dict[str, AdapterVersion]:
     """Resolve what is given; a resumed job takes the versions that it began with."""
     if before is None:
-        single = [] if job.reference is None else [job.reference]
-        return resolve_all(registry, seen.cells if job.adapter_column else single)
+        if job.adapter_column is None:
+            return resolve_all(registry, [] if job.reference is None else [job.reference])
+        find_rows = partial(find_cells, source, adapter_column=job.adapter_column, limit=job.limit)
+        return resolve_all(registry, seen.cells, find_rows=find_rows)
     known = before["found"]["references"]
     versions = {given: registry.resolve(entry["reference"]) for given, entry in known.items()}
     for given, version in versions.items():
@@ -165,63 +176,3 @@ def _encoder(job: ScoreJob, output_format: Any, source: RowSource, seen: Survey)
     return encoder_for(
         output_format, columns=columns, added=added, schema=source.schema, kinds=seen.kinds
     )
-
-
-def _request(
-    job: ScoreJob, registry: Registry, versions: Mapping[str, AdapterVersion]
-) -> ModelRequest:
-    free = job.allow_base_mismatch and job.base is not None
-    expected = None if free else one_base(versions.values())
-    generation = dict(job.generation)
-    if job.max_new_tokens is not None:
-        generation["max_new_tokens"] = job.max_new_tokens
-    return ModelRequest(
-        registry=registry,
-        base=base_path(registry, base=job.base, expected=expected),
-        expected=expected,
-        adapters=sorted({str(version.reference) for version in versions.values()}),
-        batch_size=job.batch_size,
-        generation=generation,
-        allow_base_mismatch=job.allow_base_mismatch,
-        device=job.device,
-        dtype=job.dtype,
-    )
-
-
-def _found(seen: Survey, versions: Mapping[str, AdapterVersion], base_model: str) -> dict[str, Any]:
-    return {
-        "survey": {**asdict(seen), "columns": list(seen.columns)},
-        "references": {
-            given: {
-                "reference": str(version.reference),
-                "payload_digest": version.payload_digest,
-                "base_model": version.base_model,
-            }
-            for given, version in versions.items()
-        },
-        "base_model": base_model,
-    }
-
-
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare a job with the one that it goes on with.
-
-    Raises:
-        InvalidInput: They differ; the message says in what.
-    """
-    now = json.loads(json.dumps(now))
-    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if differing:
-        said = ", ".join(
-            f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in differing
-        )
-        raise InvalidInput(
-            f"this is not the job that was begun: {said}; resume it as it was, or start over with "
-            "overwrite=True (--overwrite)",
-            differing=differing,
-        )
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns

@@ -6,7 +6,9 @@ Beside ``out.jsonl`` stands the directory ``.out.jsonl.partial`` with
 - ``job.json``: what the job is, written once;
 - ``rows``: the rows so far; what lies behind the last checkpoint is cut off on resuming;
 - ``state.json``: how many rows and bytes are safe, replaced at each checkpoint after the rows have
-  reached the disk.
+  reached the disk;
+- ``base-0``, ``base-0.json``, and so on where rows need several base models: what was made of each
+  one's rows, and its checkpoint, until all are there and ``rows`` can be written in order.
 
 When all rows are there, the state says so, the finished file is renamed to its final name, and the
 directory is removed. Each step can be repeated, so a job killed anywhere goes on from there.
@@ -19,22 +21,15 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-from dovetail.errors import ConflictError, InvalidInput, StorageError
+from dovetail.errors import ConflictError, InvalidInput
 from dovetail.registry.durable import sync
+from dovetail.scoring.growing import Checkpoint, GrowingFile, to_json, write_whole, writing
 
 __all__ = ["PartialOutput"]
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    rows: int = 0
-    failed: int = 0
-    size: int = 0
-    finished: bool = False
 
 
 class PartialOutput:
@@ -51,8 +46,7 @@ class PartialOutput:
         self._directory = directory
         self._lock = lock
         self._recorded: Mapping[str, Any] | None = None
-        self._stream: IO[bytes] | None = None
-        self._state = _State()
+        self._rows = GrowingFile(directory / "rows", directory / "state.json", output=output)
 
     @classmethod
     @contextlib.contextmanager
@@ -72,11 +66,11 @@ class PartialOutput:
         if not output.parent.is_dir():
             raise InvalidInput(f"there is no directory {str(output.parent)!r} to write to")
         directory = output.with_name(f".{output.name}.partial")
-        with _storage(output):
+        with writing(output):
             lock = _lock(directory, output)
         partial = cls(output, directory, lock)
         try:
-            with _storage(output):
+            with writing(output):
                 partial._read(resume=resume, overwrite=overwrite)
             yield partial
         finally:
@@ -92,50 +86,50 @@ class PartialOutput:
     @property
     def rows(self) -> int:
         """Rows that are safely written."""
-        return self._state.rows
+        return self._rows.checkpoint.rows
 
     @property
     def failed(self) -> int:
         """How many of them have an error instead of a prediction."""
-        return self._state.failed
+        return self._rows.checkpoint.failed
 
     def begin(self, job: Mapping[str, Any], *, header: bytes) -> None:
-        """Make ready for `append`; a new job is recorded, a resumed one cut to its checkpoint."""
-        with _storage(self.output):
-            if self.job is None:
-                (self._directory / "rows").write_bytes(header)
-                self._save(_State(size=len(header)))
-                _write_whole(self._directory / "job.json", _to_json(job))
+        """Make ready for `append`; a new job is recorded, a resumed one cut to its checkpoint.
+
+        Beginning again changes nothing.
+        """
+        with writing(self.output):
+            if self._recorded is None:
+                self._rows.start(header)
+                write_whole(self._directory / "job.json", to_json(job))
                 self._recorded = job
-            self._stream = self._cut().open("ab")
+            self._rows.open()
+
+    def part(self, name: str) -> GrowingFile:
+        """Return a file of this job that is no result yet, as an earlier run left it."""
+        part = GrowingFile(
+            self._directory / name, self._directory / f"{name}.json", output=self.output
+        )
+        if part.exists:
+            part.checkpoint = part.last_checkpoint()
+        return part
 
     def append(self, data: bytes, *, rows: int, failed: int) -> None:
         """Add rows and return when they are safe on the disk."""
-        if self._stream is None:
-            raise RuntimeError("append() before begin()")
-        with _storage(self.output):
-            self._stream.write(data)
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            state = self._state
-            self._save(
-                _State(state.rows + rows, state.failed + failed, state.size + len(data), False)
-            )
+        self._rows.append(data, rows=rows, failed=failed)
 
     def publish(self, finish: Callable[[Path], Path]) -> None:
         """Give the finished file its final name and remove the directory."""
-        with _storage(self.output):
-            if self._stream is not None:
-                self._stream.close()
-                self._stream = None
+        with writing(self.output):
+            self._rows.close()
             finished = self._directory / "finished"
-            if not self._state.finished:
+            if not self._rows.checkpoint.finished:
                 if not finished.exists():
-                    whole = finish(self._cut())
+                    whole = finish(self._rows.cut())
                     sync(whole)
                     whole.replace(finished)
                     sync(self._directory)
-                self._save(replace(self._state, finished=True))
+                self._rows.save(replace(self._rows.checkpoint, finished=True))
             if finished.exists():
                 finished.replace(self.output)
             sync(self.output.parent)
@@ -143,12 +137,12 @@ class PartialOutput:
     def _read(self, *, resume: bool, overwrite: bool) -> None:
         """Find what an earlier run left, and decide what becomes of it."""
         known = self._directory / "job.json"
-        state = _read_state(self._directory) if known.exists() else _State()
+        state = self._rows.last_checkpoint() if known.exists() else Checkpoint()
         published = state.finished and not (self._directory / "finished").exists()
         if published and not self.output.exists():
             # The result was there and has been taken away since: nothing is left to go on with.
             _empty(self._directory)
-            state, published = _State(), False
+            state, published = Checkpoint(), False
         if self.output.exists() and not overwrite and not (published and resume):
             raise ConflictError(
                 f"output {str(self.output)!r} exists; replace it with overwrite=True "
@@ -162,40 +156,20 @@ class PartialOutput:
                 output=str(self.output),
             )
         if known.exists() and resume:
-            self.job, self._state = json.loads(known.read_bytes()), state
-            self._recorded = self.job
+            self.job = self._recorded = json.loads(known.read_bytes())
+            self._rows.checkpoint = state
         else:
             _empty(self._directory)
 
-    def _cut(self) -> Path:
-        """Cut off what lies behind the last checkpoint."""
-        path = self._directory / "rows"
-        if path.stat().st_size < self._state.size:
-            raise StorageError(
-                f"the partial result in {str(self._directory)!r} is shorter than it was; "
-                "start over with overwrite=True (--overwrite)"
-            )
-        os.truncate(path, self._state.size)
-        return path
-
-    def _save(self, state: _State) -> None:
-        _write_whole(self._directory / "state.json", _to_json(asdict(state)))
-        self._state = state
-
     def _close(self) -> None:
         """Let go; a directory that holds no unfinished job is removed under the lock."""
-        if self._stream is not None:
-            self._stream.close()
-        if not (self._directory / "job.json").exists() or self._state.finished:
+        self._rows.close()
+        if not (self._directory / "job.json").exists() or self._rows.checkpoint.finished:
             with contextlib.suppress(OSError):
                 _empty(self._directory)
                 (self._directory / "lock").unlink()
                 self._directory.rmdir()
         self._lock.close()
-
-
-def _read_state(directory: Path) -> _State:
-    return _State(**json.loads((directory / "state.json").read_bytes()))
 
 
 def _empty(directory: Path) -> None:
@@ -227,24 +201,3 @@ def _lock(directory: Path, output: Path) -> IO[bytes]:
             if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
                 return lock
         lock.close()
-
-
-@contextlib.contextmanager
-def _storage(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {str(output)!r}: {error}", path=str(output)) from error
-
-
-def _to_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=1).encode()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Replace a file so that it is either the old one or the new one, whatever happens."""
-    new = path.with_name(f"{path.name}.new")
-    new.write_bytes(data)
-    sync(new)
-    new.replace(path)
-    sync(path.parent)

@@ -11,7 +11,16 @@ from dovetail.scoring.prepare import PreparedRow, Prompt, Prompter
 from dovetail.scoring.rows import Chunk
 from dovetail.scoring.writers import Encoder
 
-__all__ = ["ADDED_COLUMNS", "Model", "Prediction", "Progress", "predict", "run"]
+__all__ = [
+    "ADDED_COLUMNS",
+    "Model",
+    "Prediction",
+    "Progress",
+    "Score",
+    "Tally",
+    "predict",
+    "run",
+]
 
 ADDED_COLUMNS = ("prediction", "adapter", "payload_digest", "base_model", "error")
 """Columns that scoring adds to each row, without their prefix."""
@@ -26,6 +35,14 @@ class Prediction:
 
     text: str | None
     error: str | None = None
+
+
+class Score(Protocol):
+    """Gives the predictions for rows."""
+
+    def __call__(self, rows: Sequence[PreparedRow], *, offset: int) -> Sequence[Prediction]:
+        """Return one prediction per row; ``offset`` is the position of the first in the job."""
+        ...
 
 
 class Model(Protocol):
@@ -50,6 +67,32 @@ class Model(Protocol):
         ...
 
 
+class Tally:
+    """Counts rows as they are done, and tells it.
+
+    Args:
+        done: Rows that were done before.
+        failed: How many of them have an error.
+        total: All rows, or None.
+        progress: Whom to tell, or None.
+    """
+
+    def __init__(
+        self, *, done: int = 0, failed: int = 0, total: int | None, progress: Progress | None
+    ) -> None:
+        self._done = done
+        self._failed = failed
+        self._total = total
+        self._progress = progress
+
+    def tick(self, result: Prediction) -> None:
+        """Count one row."""
+        self._done += 1
+        self._failed += result.error is not None
+        if self._progress is not None:
+            self._progress(self._done, self._total, self._failed)
+
+
 def predict(
     rows: Sequence[PreparedRow],
     model: Model,
@@ -69,7 +112,8 @@ def predict(
     for result in failed:
         tick(result)
     prompts = [row.prompt for row in rows if row.prompt is not None]
-    given, made = iter(failed), iter(model.predict(prompts, offset=offset, tick=tick))
+    given = iter(failed)
+    made = iter(model.predict(prompts, offset=offset, tick=tick) if prompts else ())
     return [next(given if row.prompt is None else made) for row in rows]
 
 
@@ -77,44 +121,51 @@ def run(
     chunks: Iterable[Chunk],
     *,
     prompter: Prompter,
-    model: Model,
+    score: Score,
+    base_of: Callable[[PreparedRow], str | None],
     encoder: Encoder,
     output: PartialOutput,
     prefix: str = "",
-    total: int | None = None,
-    progress: Progress | None = None,
 ) -> None:
     """Score chunks and append each when it is whole.
 
     A chunk is one call of the model and one checkpoint. So a resumed job makes the same calls that
     an undisturbed one would have made, and its result is the same even where the arithmetic of a
     batch depends on what else is in it.
+
+    Args:
+        chunks: The rows that the output lacks.
+        prompter: Makes prompts of them.
+        score: Where predictions come from.
+        base_of: Tells the fingerprint of the weights that a row is scored on.
+        encoder: Makes bytes of them.
+        output: Where those go.
+        prefix: Put before the names of the added columns.
     """
-    done, failed = output.rows, output.failed
-
-    def tick(result: Prediction) -> None:
-        nonlocal done, failed
-        done += 1
-        failed += result.error is not None
-        if progress is not None:
-            progress(done, total, failed)
-
     for chunk in chunks:
         rows = [prompter.prepare(row) for row in chunk.python_rows(prompter.columns)]
-        results = predict(rows, model, offset=chunk.start, tick=tick)
-        added = _added(rows, results, fingerprint=model.fingerprint, prefix=prefix)
-        output.append(encoder.encode(chunk, added), rows=len(rows), failed=failed - output.failed)
+        results = score(rows, offset=chunk.start)
+        added = _added(rows, results, bases=[base_of(row) for row in rows], prefix=prefix)
+        output.append(
+            encoder.encode(chunk, added),
+            rows=len(rows),
+            failed=sum(result.error is not None for result in results),
+        )
 
 
 def _added(
-    rows: Sequence[PreparedRow], results: Sequence[Prediction], *, fingerprint: str, prefix: str
+    rows: Sequence[PreparedRow],
+    results: Sequence[Prediction],
+    *,
+    bases: list[str | None],
+    prefix: str,
 ) -> dict[str, list[str | None]]:
     versions = [row.version for row in rows]
     columns: tuple[list[str | None], ...] = (
         [result.text if result.error is None else None for result in results],
         [None if version is None else str(version.reference) for version in versions],
         [None if version is None else version.payload_digest for version in versions],
-        [fingerprint] * len(rows),
+        bases,
         [result.error for result in results],
     )
     return {f"{prefix}{name}": cells for name, cells in zip(ADDED_COLUMNS, columns, strict=True)}

@@ -14,10 +14,10 @@ from dovetail.loader.options import DEFAULT_MAX_NEW_TOKENS, check_options
 from dovetail.registry.jsontext import canonical_json
 from dovetail.registry.template import text_of
 from dovetail.scoring.arrowrows import open_rows
-from dovetail.scoring.batch import OpenModel
+from dovetail.scoring.bases import base_path
 from dovetail.scoring.engine import ADDED_COLUMNS, Prediction, Progress, predict
-from dovetail.scoring.model import ModelRequest, open_model
-from dovetail.scoring.prepare import Prompter, base_path, one_base
+from dovetail.scoring.model import ModelRequest, OpenModel, open_model
+from dovetail.scoring.prepare import Prompter
 from dovetail.scoring.survey import Survey, survey
 from dovetail.scoring.writers import to_json_value
 
@@ -116,7 +116,7 @@ def evaluate(
             text_column=text_column,
         )
         prompter.check_columns(dataset.seen)
-        expected = one_base([] if version is None else [version])
+        expected = None if version is None else version.base_model
         request = ModelRequest(
             registry=registry,
             base=base_path(registry, base=base, expected=expected),

@@ -26,8 +26,8 @@ class ScoreJob:
         adapter_column: Column that holds each row's reference.
         template: Template for all rows, instead of those of the versions.
         text_column: Column that is the whole prompt, instead of a template.
-        base: Directory, registered name or hub name of the base model; where the registry last saw
-            it if None.
+        base: Directory, registered name or hub name of the base model for all rows; where the
+            registry last saw that of each row's adapter if None.
         input_format: ``jsonl``, ``csv`` or ``parquet`` where the suffix does not tell.
         output_format: Likewise.
         keep_columns: Input columns to write; all if None.
@@ -38,7 +38,8 @@ class ScoreJob:
         resume: Go on with a partial result, if there is one.
         overwrite: Replace what is there.
         limit: Score only the first rows.
-        checkpoint_every: Rows between two checkpoints.
+        checkpoint_every: Rows between two checkpoints: as many, at most, are scored again after an
+            interruption, or twice as many where rows need several base models.
         allow_base_mismatch: Use adapters on weights that they were not trained on.
         device: Where the model runs.
         dtype: Type to compute in; the checkpoint's own if None.
@@ -88,7 +89,8 @@ class ScoreReport:
         failed: How many of them have an error instead of a prediction.
         output: The file.
         references: What each given reference was resolved to, ``name/7``.
-        base_model: Fingerprint of the weights it ran on.
+        base_model: Fingerprint of the weights it ran on; None where there were several, or none.
+        base_models: How many rows each base model scored, by the fingerprint of its weights.
         base_mismatches: Versions that were trained on other weights, used because it was allowed.
         seconds: How long this run took.
         resumed_at: Rows that were there when this run took over, or None.
@@ -98,7 +100,8 @@ class ScoreReport:
     failed: int
     output: Path
     references: Mapping[str, str]
-    base_model: str
+    base_model: str | None
+    base_models: Mapping[str, int]
     base_mismatches: tuple[str, ...]
     seconds: float
     resumed_at: int | None

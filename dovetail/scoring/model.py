@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dovetail.scoring.engine import Model, Prediction
 from dovetail.scoring.prepare import Prompt
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dovetail.loader import FrozenBase, Generation
     from dovetail.registry.store import Registry
 
-__all__ = ["ModelRequest", "open_model"]
+__all__ = ["ModelRequest", "OpenModel", "open_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,9 @@ class ModelRequest:
     allow_base_mismatch: bool = False
     device: str = "cpu"
     dtype: str | None = None
+
+
+OpenModel: TypeAlias = Callable[[ModelRequest], contextlib.AbstractContextManager[Model]]
 
 
 @contextlib.contextmanager

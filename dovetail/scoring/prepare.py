@@ -1,31 +1,21 @@
-"""What `score` and `evaluate` share: which adapters, which texts, which base model."""
+"""Make prompts of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import (
-    BaseModelNotFound,
-    IncompatibleBaseModel,
-    InvalidInput,
-    InvalidReference,
-    InvalidRow,
-    NotFoundError,
-)
+from dovetail.errors import InvalidInput, InvalidRow
 from dovetail.registry.template import InputTemplate
 from dovetail.scoring.survey import Survey, cell_reference
 
 if TYPE_CHECKING:
     from dovetail.registry.records import AdapterVersion
-    from dovetail.registry.store import Registry
 
-__all__ = ["PreparedRow", "Prompt", "Prompter", "base_path", "one_base", "resolve_all"]
+__all__ = ["PreparedRow", "Prompt", "Prompter"]
 
 DEFAULT_COLUMN = "text"
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +32,8 @@ class PreparedRow:
 
     Attributes:
         prompt: What the model reads, or None where there is an error.
-        version: Version that scores the row, or None for the bare base model.
+        version: Version that scores the row, or None for the bare base model and where the row
+            names none.
         error: Why the row cannot be scored, or None.
     """
 
@@ -143,78 +134,3 @@ class Prompter:
 
 
 _DEFAULT = InputTemplate.of_column(DEFAULT_COLUMN)
-
-
-def resolve_all(registry: Registry, given: Iterable[str]) -> dict[str, AdapterVersion]:
-    """Look up every reference once.
-
-    Raises:
-        NotFoundError: Some cannot be; the message lists them.
-    """
-    found: dict[str, AdapterVersion] = {}
-    failed: dict[str, NotFoundError | InvalidReference] = {}
-    for reference in given:
-        try:
-            found[reference] = registry.resolve(reference)
-        except (NotFoundError, InvalidReference) as error:
-            failed[reference] = error
-    if len(failed) == 1:
-        raise next(iter(failed.values()))
-    if failed:
-        shown = "; ".join(str(error) for error in list(failed.values())[:_SHOWN])
-        more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
-        raise NotFoundError(
-            f"{len(failed)} adapters cannot be found: {shown}{more}", references=sorted(failed)
-        )
-    return found
-
-
-def one_base(versions: Iterable[AdapterVersion]) -> str | None:
-    """Return the fingerprint that all versions were trained on, or None for no versions.
-
-    Raises:
-        IncompatibleBaseModel: They were trained on different weights.
-    """
-    bases = {version.base_model: version for version in versions}
-    if len(bases) > 1:
-        named = ", ".join(
-            f"{version.reference} on {version.base_model_name} ({fingerprint[:15]})"
-            for fingerprint, version in list(bases.items())[:_SHOWN]
-        )
-        raise IncompatibleBaseModel(
-            f"the adapters were trained on {len(bases)} different base models: {named}; score the "
-            "rows of each base model in a job of their own",
-            fingerprints=sorted(bases),
-        )
-    return next(iter(bases), None)
-
-
-def base_path(registry: Registry, *, base: str | None, expected: str | None) -> str:
-    """Return what to open: the directory that the registry knows, a given one, or a hub name.
-
-    Args:
-        registry: Where base models are looked up.
-        base: What was given: a directory, a registered base model, a hub name, or None.
-        expected: Fingerprint that the adapters were trained on, or None for the bare base model.
-
-    Raises:
-        InvalidInput: Nothing says which base model is meant.
-        BaseModelNotFound: The registry does not know where its files are.
-    """
-    if base is not None:
-        if Path(base).expanduser().is_dir():
-            return base
-        try:
-            return registry.base_model(base).location or base
-        except (BaseModelNotFound, InvalidReference):
-            return base
-    if expected is None:
-        raise InvalidInput("the bare base model is to be scored; say which with base (--base)")
-    known = registry.base_model(expected)
-    if known.location is None or not Path(known.location).is_dir():
-        raise BaseModelNotFound(
-            f"the files of base model {known.name!r} ({known.fingerprint[:15]}) are not where they "
-            f"were registered ({known.location}); give their directory with base (--base)",
-            fingerprint=known.fingerprint,
-        )
-    return known.location

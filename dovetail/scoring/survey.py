@@ -7,7 +7,7 @@ hours. It counts the rows, finds the columns, and collects the adapters that row
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from dovetail.errors import InvalidInput
 from dovetail.scoring.arrowrows import ParquetRows
 from dovetail.scoring.rows import RowSource
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Survey", "find_cells", "survey"]
 
 _CHUNK = 8_192
 _INT64 = 2**63
@@ -90,6 +90,23 @@ def survey(
         kinds={column: _one_kind(seen) for column, seen in kinds.items()},
         cells=dict(cells),
     )
+
+
+def find_cells(
+    source: RowSource, cells: Collection[str], *, adapter_column: str, limit: int | None = None
+) -> dict[str, list[int]]:
+    """Read a file again and return the rows, counted from 0, in which adapters are named.
+
+    It is for those few that turn out to be wrong; noting the rows of all would cost memory in every
+    job.
+    """
+    found: dict[str, list[int]] = {cell: [] for cell in cells}
+    for chunk in source.chunks(_CHUNK, limit=limit, columns=[adapter_column]):
+        for at, row in enumerate(chunk.python_rows([adapter_column]), chunk.start):
+            cell = cell_reference(row, adapter_column)
+            if cell in found:
+                found[cell].append(at)
+    return found
 
 
 def cell_reference(row: Mapping[str, Any], column: str) -> str | None:

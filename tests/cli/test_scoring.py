@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -193,6 +195,82 @@ def test_resume_goes_on_where_a_job_was_interrupted(dovetail, place, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+CTRL_C = """
+import os, signal, sys
+
+from dovetail.cli.exits import run
+
+checkpoints = 0
+
+def press(event, arguments):
+    global checkpoints
+    if event == "os.rename" and os.path.basename(arguments[1]) == "state.json":
+        checkpoints += 1
+        if checkpoints == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(press)
+sys.exit(run(sys.argv[1:]))
+"""
+"""Runs a command and presses Ctrl-C in it when the second rows are to be made safe."""
+
+
+def test_ctrl_c_keeps_what_is_done(dovetail, place, tmp_path):
+    """A real signal in a process of its own: exit code 130, and ``--resume`` does the rest."""
+    data = write(tmp_path / "in.jsonl", [{"text": f"Ann: {at}"} for at in range(10)])
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    arguments = ("score", "summary/1", data, "--max-new-tokens", 2, "--checkpoint-every", 3)
+    assert dovetail(*arguments, "-o", whole)[0] == 0
+    done = subprocess.run(
+        [sys.executable, "-c", CTRL_C, *place.options, *map(str, (*arguments, "-o", out))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "rows up to the last checkpoint are kept" in done.stderr
+    assert done.stderr.endswith("interrupted\n")
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    code, _, err = dovetail(*arguments, "-o", out, "--resume")
+    assert code == 0, err
+    assert "went on after 3 rows" in err
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_rows_may_need_several_base_models(dovetail, place, data, tmp_path, changed_base, make):
+    """Each row is scored on its own, and the report says how many were scored on which."""
+    with place.open() as registry:
+        registry.register_base(changed_base, name="changed")
+        width = json.loads((changed_base / "config.json").read_text())["hidden_size"]
+        registry.register(
+            "other",
+            make.prompt(tmp_path / "other", seed=3, width=width),
+            base="changed",
+            task="summarization",
+            input_template="{text}",
+            generation_config={"max_new_tokens": 4},
+        )
+        first, second = (registry.base_model(name).fingerprint for name in ("demo", "changed"))
+    who = ["summary/1", "other/1", "summary/2"]
+    write(data, [{"text": text, "who": name} for text, name in zip(TEXTS, who, strict=True)])
+    out = tmp_path / "out.jsonl"
+    code, text, err = dovetail("score", data, "--adapter-column", "who", "-o", out)
+    assert code == 0, err
+    assert f"bases {first[:19]} (2 rows), {second[:19]} (1 rows)" in text
+    assert [row["base_model"] for row in read(out)] == [first, second, first]
+    code, text, _ = dovetail(
+        "score", data, "--adapter-column", "who", "-o", out, "--overwrite", "--json"
+    )
+    assert code == 0
+    assert json.loads(text)["base_models"] == {first: 2, second: 1}
+    code, _, err = dovetail(
+        "score", data, "--adapter-column", "who", "-o", tmp_path / "x.jsonl", "--base", "demo"
+    )
+    assert code == 6
+    assert "other/1 on" in err
+
+
 def test_other_weights_are_exit_code_6_unless_allowed(
     dovetail, data, tmp_path, changed_base, place
 ):
@@ -219,6 +297,8 @@ def test_other_weights_are_exit_code_6_unless_allowed(
         (("score", "nobody/1", "DATA", "-o", "OUT"), 3),
         (("score", "summary/1", "MISSING", "-o", "OUT"), 5),
         (("score", "summary/1", "DATA", "-o", "OUT", "--limit", "0"), 5),
+        (("score", "summary/1", "DATA", "-o", "OUT", "--max-new-tokens", "0"), 5),
+        (("score", "summary/1", "DATA", "-o", "OUT", "--checkpoint-every", "0"), 5),
         (("score", "summary/1", "DATA", "-o", "OUT", "--template", "{nothing}"), 5),
         (("score", "summary/1", "DATA", "-o", "OUT", "--adapter-column", "who"), 5),
         (("score", "DATA", "-o", "OUT", "--adapter-column", "nothing"), 5),

@@ -1,8 +1,9 @@
 """Tiny random models, adapters that PEFT wrote, and PEFT itself as the oracle."""
 
+import copy
+import importlib.util
 import socket
-import warnings
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,6 @@ pytest.importorskip("peft")
 
 import peft
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -19,32 +19,31 @@ from transformers import (
     BloomConfig,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
+    Qwen3Config,
     T5Config,
 )
 
 from dovetail.loader import open_base
 from dovetail.registry.store import Registry
 
-WEIGHTS = "adapter_model.safetensors"
 VOCABULARY = 64
 PAD, EOS, UNKNOWN = 0, 1, 2
 IDS = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": EOS}
 
 
-@contextmanager
-def oracle_quiet():
-    """Ignore what PEFT remarks on when its users do what its documentation says."""
-    with warnings.catch_warnings():
-        for message in (
-            "Position ids are not supported for parameter efficient tuning",
-            "fan_in_fan_out is set to False but the target module is `Conv1D`",
-            "`is_gradient_checkpointing` is deprecated",
-            "Setting `save_embedding_layers` to `True`",
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        yield
+def _load_beside(name):
+    """Load a module beside this file; under importlib mode it cannot be imported."""
+    file = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"dovetail_tests_loader_{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+oracles = _load_beside("oracle")
 
 
 def make_tokenizer(directory, *, swap=False, end=False):
@@ -64,6 +63,16 @@ def make_tokenizer(directory, *, swap=False, end=False):
 
 
 ENCODER_DECODERS = ("t5", "bart")
+WINDOWED = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 96,
+    "initializer_range": 0.5,
+    **IDS,
+}
 CONFIGS = {
     "gpt2": GPT2Config(  # learned positions, Conv1D layers
         n_embd=32, n_layer=2, n_head=4, n_positions=96, initializer_range=0.4, **IDS
@@ -90,6 +99,12 @@ CONFIGS = {
     ),
     "bloom": BloomConfig(  # linear biases instead of positions
         hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5, **IDS
+    ),
+    "mistral": MistralConfig(  # a sliding window in every layer
+        sliding_window=6, **WINDOWED
+    ),
+    "qwen3": Qwen3Config(  # full attention in the first layer, a sliding window above it
+        head_dim=8, use_sliding_window=True, max_window_layers=1, sliding_window=6, **WINDOWED
     ),
     "t5": T5Config(  # encoder and decoder, relative positions
         d_model=32,
@@ -118,6 +133,14 @@ CONFIGS = {
 }
 
 
+def _config(name):
+    """Configure an architecture; under a name like ``llama-long`` with room for 192 positions."""
+    config = copy.deepcopy(CONFIGS[name.removesuffix("-long")])
+    if name.endswith("-long") and hasattr(config, "max_position_embeddings"):
+        config.max_position_embeddings = 192
+    return config
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory):
     """Give a function: architecture to the directory of a random model with its tokenizer."""
@@ -127,13 +150,13 @@ def model_dir(tmp_path_factory):
         if kind not in made:
             directory = tmp_path_factory.mktemp(kind)
             torch.manual_seed(7)
-            model = auto_class(kind).from_config(CONFIGS[kind])
+            model = auto_class(kind).from_config(_config(kind))
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.ndim == 1:
                         parameter.add_(torch.randn_like(parameter) * 0.1)
             model.save_pretrained(directory)
-            make_tokenizer(directory, end=kind in ENCODER_DECODERS)
+            make_tokenizer(directory, end=kind.startswith(ENCODER_DECODERS))
             made[kind] = directory
         return made[kind]
 
@@ -157,13 +180,13 @@ def make_adapter(tmp_path_factory, model_dir):
     def make(kind, config, *, seed=0, scale=0.5):
         directory = tmp_path_factory.mktemp(f"{kind}-{type(config).__name__}")
         torch.manual_seed(seed)
-        with oracle_quiet():
+        with oracles.quiet():
             model = peft.get_peft_model(load_fresh(model_dir(kind)), config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.copy_(torch.randn_like(parameter) * scale)
-        with oracle_quiet():
+        with oracles.quiet():
             model.save_pretrained(directory)
         return directory
 
@@ -171,26 +194,20 @@ def make_adapter(tmp_path_factory, model_dir):
 
 
 @pytest.fixture(scope="session")
-def peft_alone(model_dir):
-    """Give the oracle: PEFT, one row at a time, without padding, on a model of its own."""
+def oracle(model_dir):
+    """Give the oracle, which keeps its models and answers."""
+    return oracles.Oracle(
+        load=lambda kind: load_fresh(model_dir(kind)),
+        tokenize=lambda kind: PreTrainedTokenizerFast.from_pretrained(model_dir(kind)),
+    )
+
+
+@pytest.fixture(scope="session")
+def peft_alone(oracle):
+    """Give a function: what the oracle writes for each of some rows."""
 
     def run(kind, adapter, rows, **options):
-        with oracle_quiet():
-            base = load_fresh(model_dir(kind))
-            model = base if adapter is None else peft.PeftModel.from_pretrained(base, adapter)
-            if adapter is not None and "prefix_task_cols" in load_file(adapter / WEIGHTS):
-                options["task_ids"] = torch.tensor([0])
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir(kind))
-            return [alone(base, model.eval(), tokenizer(row)["input_ids"], options) for row in rows]
-
-    def alone(base, model, ids, options):
-        ids = torch.tensor([ids])
-        options = {"do_sample": False, "max_new_tokens": 8, **options}
-        with torch.no_grad():
-            output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
-        start = 1 if base.config.is_encoder_decoder else ids.shape[1]
-        tokens = output[0, start:].tolist()
-        return tuple(tokens[: tokens.index(EOS)] if EOS in tokens else tokens)
+        return [oracle.tokens(kind, adapter, row, **options) for row in rows]
 
     return run
 

@@ -56,9 +56,13 @@ def test_detaching_leaves_the_model_bit_for_bit_as_it_was(gpt2, kinds, texts):
     before, said = tree(gpt2.model), logits(gpt2.model)
     for name, directory in kinds.items():
         gpt2.attach_directory(directory, name=name)
-    assert tree(gpt2.model) == before
+    attached = tree(gpt2.model)
+    assert {name: found[0] for name, found in attached.items()} == {
+        name: found[0] for name, found in before.items()
+    }
+    assert torch.equal(logits(gpt2.model), said)
     list(gpt2.generate([Row(text, name) for text in texts for name in kinds], max_new_tokens=3))
-    assert tree(gpt2.model) == before
+    assert tree(gpt2.model) == attached
     for name in kinds:
         gpt2.detach(name)
     assert tree(gpt2.model) == before
@@ -104,14 +108,15 @@ def test_interleaved_iterators_do_not_disturb_each_other(gpt2, kinds, texts):
 def test_attaching_says_how_rows_are_run(gpt2, kinds):
     """The record shows kind, route, virtual tokens and digest."""
     prompt = gpt2.attach_directory(kinds["prompt"], name="soft")
-    assert (prompt.peft_type, prompt.route, prompt.virtual_tokens) == ("PROMPT_TUNING", "prompt", 5)
+    assert (prompt.peft_type, prompt.route, prompt.virtual_tokens) == ("PROMPT_TUNING", "native", 5)
     assert prompt.payload_digest.startswith("sha256:")
     assert prompt.path == kinds["prompt"]
-    assert gpt2.attach_directory(kinds["lora"], name="lora").route == "modules"
+    assert gpt2.attach_directory(kinds["lora"], name="lora").route == "native"
     prefix = gpt2.attach_directory(kinds["prefix"], name="prefix")
-    assert prefix.route == "peft"
-    assert "rows of equal length" in prefix.notes[0]
-    assert [adapter.reference for adapter in gpt2.attached] == ["soft", "lora", "prefix"]
+    assert (prefix.route, prefix.virtual_tokens) == ("native", 5)
+    assert gpt2.attach_directory(kinds["tokens"], name="tokens").route == "reference"
+    references = [adapter.reference for adapter in gpt2.attached]
+    assert references == ["soft", "lora", "prefix", "tokens"]
 
 
 def test_attaching_again_changes_nothing(gpt2, kinds, texts):

@@ -2,6 +2,7 @@
 
 import peft
 import pytest
+import torch
 
 from dovetail.loader import Row, open_base
 
@@ -10,6 +11,8 @@ TARGETS = {
     "llama": ["q_proj", "v_proj", "down_proj"],
     "opt": ["q_proj", "v_proj", "fc1"],
     "bloom": ["query_key_value", "dense_h_to_4h"],
+    "mistral": ["q_proj", "v_proj", "down_proj"],
+    "qwen3": ["q_proj", "v_proj", "down_proj"],
     "t5": ["q", "v", "wo"],
     "bart": ["q_proj", "v_proj", "fc2"],
 }
@@ -137,3 +140,42 @@ def test_the_attention_implementation_makes_no_difference(case, model_dir, texts
         found = list(opened.generate(rows, batch_size=4, max_new_tokens=MIXED))
     expected = [alone[name][number] for number in range(len(texts)) for name in names]
     assert [generation.token_ids for generation in found] == expected
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama"], indirect=True)
+def test_long_outputs_do_not_drift(case, base, texts, peft_alone):
+    """Sixty-four tokens later every row still writes what it would alone."""
+    kind, adapters, _ = case
+    limits = [64, 23, 48, 7, 64]
+    chosen = [
+        (name, text, limits[(number + place) % len(limits)])
+        for number, text in enumerate(texts[:5])
+        for place, name in enumerate([None, "lora", "rslora", "ia3", "prompt", "prefix"])
+    ]
+    expected = [
+        peft_alone(kind, adapters.get(name), [text], max_new_tokens=limit)[0]
+        for name, text, limit in chosen
+    ]
+    assert sum(len(tokens) > 40 for tokens in expected) >= 3
+    rows = [Row(text, name, max_new_tokens=limit) for name, text, limit in chosen]
+    found = list(base.generate(rows, batch_size=6))
+    assert [generation.token_ids for generation in found] == expected
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama"], indirect=True)
+def test_in_bfloat16_rows_begin_as_they_would_alone(case, model_dir, texts, oracle):
+    """Rounding may turn the balance between two tokens, but not for one row in ten."""
+    kind, adapters, _ = case
+    half = oracle.in_type(torch.bfloat16)
+    chosen = [(text, name) for text in texts for name in [None, *adapters]]
+    with open_base(model_dir(kind), dtype="bfloat16") as opened:
+        for name, directory in adapters.items():
+            opened.attach_directory(directory, name=name)
+        rows = [Row(text, name) for text, name in chosen]
+        found = list(opened.generate(rows, batch_size=8, max_new_tokens=MIXED))
+    assert [generation.error for generation in found] == [None] * len(rows)
+    expected = [
+        half.tokens(kind, adapters.get(name), text, max_new_tokens=1) for text, name in chosen
+    ]
+    same = sum(g.token_ids[:1] == tokens for g, tokens in zip(found, expected, strict=True))
+    assert same / len(rows) > 0.9

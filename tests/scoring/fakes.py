@@ -1,8 +1,9 @@
 """Stand-ins for the registry and the model, and a program that kills jobs at every step.
 
-Run as a program, ``python fakes.py DIRECTORY FORMAT``, it runs one job undisturbed, then again and
-again, each time in a child process that sends itself SIGKILL one step later than the last, and
-resumes it in another child. It prints what came of each as JSON.
+Run as a program, ``python fakes.py DIRECTORY FORMAT [COLUMN]``, it runs one job undisturbed, then
+again and again, each time in a child process that sends itself SIGKILL one step later than the
+last, and resumes it in another child. It prints what came of each as JSON. With a column, that
+one names the adapters, of several base models.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import json
 import os
 import signal
 import sys
+import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Imported here so that each forked child does not do it again.
@@ -32,6 +35,7 @@ from dovetail.scoring.job import ScoreJob
 
 BASE = f"sha256:{'b' * 64}"
 OTHER_BASE = f"sha256:{'c' * 64}"
+THIRD_BASE = f"sha256:{'d' * 64}"
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -68,6 +72,7 @@ class FakeRegistry:
     versions: dict[str, AdapterVersion] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     recorded: list[dict[str, Any]] = field(default_factory=list)
+    pulled: list[str] = field(default_factory=list)
 
     def add(self, version, *aliases):
         """Add a version and point aliases at it."""
@@ -84,12 +89,18 @@ class FakeRegistry:
             raise VersionNotFound(f"there is no {given}", reference=given)
         return found
 
+    def pull_many(self, references):
+        """Pretend that files are there."""
+        self.pulled += references
+        return [SimpleNamespace(path=Path(self.location)) for _ in references]
+
     def base_model(self, wanted):
-        """Return the one base model."""
-        if wanted not in (BASE, "tiny"):
+        """Return one of the base models, which are all in one place."""
+        fingerprint = {"tiny": BASE}.get(wanted, wanted)
+        if fingerprint not in (BASE, OTHER_BASE, THIRD_BASE):
             raise BaseModelNotFound(f"there is no base model {wanted}")
         return BaseModel(
-            fingerprint=BASE,
+            fingerprint=fingerprint,
             name="tiny",
             location=self.location,
             revision=None,
@@ -135,11 +146,18 @@ class FakeModel:
     stop_after: int | None = None
     fingerprint: str = BASE
     seen: int = 0
+    is_open: bool = False
     requests: list[Any] = field(default_factory=list)
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+    weights: dict[str, str] = field(
+        default_factory=lambda: {OTHER_BASE: OTHER_BASE, THIRD_BASE: THIRD_BASE}
+    )
 
     def predict(self, prompts, *, offset, tick):  # noqa: ARG002 - part of the protocol
         """Reverse each prompt; prompts that say so fail."""
+        self.calls.append(tuple(prompt.text for prompt in prompts))
         for prompt in prompts:
+            assert prompt.adapter is None or prompt.adapter in self.requests[-1].adapters
             sys.audit("fakes.predict", ".partial")
             if self.stop_after is not None and self.seen >= self.stop_after:
                 raise StoppedError
@@ -153,9 +171,16 @@ class FakeModel:
 
     @contextlib.contextmanager
     def open(self, request):
-        """Be the opener of a job."""
+        """Be the opener of a job: one base model at a time, that which is expected."""
+        assert not self.is_open
+        self.is_open = True
         self.requests.append(request)
-        yield self
+        own = self.fingerprint
+        self.fingerprint = self.weights.get(request.expected, own)
+        try:
+            yield self
+        finally:
+            self.fingerprint, self.is_open = own, False
 
 
 STEPS = {"open", "os.rename", "os.truncate", "os.mkdir", "os.remove", "os.rmdir", "fakes.predict"}
@@ -183,21 +208,33 @@ def in_child(
     if child == 0:
         if step is not None:
             kill_at(step)
-        with contextlib.suppress(ConflictError if quiet else ()):
-            score_with(job, registry=registry, opener=FakeModel().open)
+        try:
+            with contextlib.suppress(ConflictError if quiet else ()):
+                score_with(job, registry=registry, opener=FakeModel().open)
+        except BaseException:  # noqa: BLE001 - a child must never get back into its parent's code
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
     return os.waitpid(child, 0)[1]
 
 
-def kill_everywhere(directory: Path, suffix: str) -> dict[str, Any]:
+def many_bases(location: str) -> FakeRegistry:
+    """Return a registry with adapters of three base models."""
+    registry = FakeRegistry(location).add(make_version(), "production")
+    registry.add(make_version("other", base=OTHER_BASE))
+    return registry.add(make_version("third", base=THIRD_BASE))
+
+
+def kill_everywhere(directory: Path, suffix: str, column: str | None = None) -> dict[str, Any]:
     """Kill a job at each step in turn, resume it, and report the results."""
-    registry = FakeRegistry(str(directory)).add(make_version(), "production")
+    registry = many_bases(str(directory))
 
     def job(name: str, *, resume: bool = False) -> ScoreJob:
         return ScoreJob(
             input=directory / f"rows.{suffix}",
             output=directory / f"{name}.{suffix}",
-            reference="summary@production",
+            reference=None if column else "summary@production",
+            adapter_column=column,
             prefix="x_",
             checkpoint_every=3,
             resume=resume,
@@ -211,13 +248,14 @@ def kill_everywhere(directory: Path, suffix: str) -> dict[str, Any]:
         if end == 0:
             break
         ends.append(os.WTERMSIG(end))
-        rows = directory / f".torn.{suffix}.partial" / "rows"
-        if rows.exists():
-            with rows.open("ab") as stream:
-                stream.write(b'{"torn": "li')
+        partial = directory / f".torn.{suffix}.partial"
+        for name in ("rows", "base-0", "base-1", "base-2"):
+            if (partial / name).exists():
+                with (partial / name).open("ab") as stream:
+                    stream.write(b'{"torn": "li')
         output = directory / f"torn.{suffix}"
         # A job killed while it tidies up is done: resuming it is a conflict, and tidies up.
-        done = output.exists() and not (rows.parent / "job.json").exists()
+        done = output.exists() and not (partial / "job.json").exists()
         again = in_child(job("torn", resume=True), registry, quiet=done)
         found = hashlib.sha256(output.read_bytes()).hexdigest() if output.exists() else None
         results.append(found if done or again == 0 else again)
@@ -228,4 +266,4 @@ def kill_everywhere(directory: Path, suffix: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(kill_everywhere(Path(sys.argv[1]), sys.argv[2]), sys.stdout)
+    json.dump(kill_everywhere(Path(sys.argv[1]), *sys.argv[2:]), sys.stdout)

@@ -11,7 +11,6 @@ from pyarrow import parquet
 
 from dovetail.errors import (
     BaseModelNotFound,
-    IncompatibleBaseModel,
     InvalidInput,
     NotFoundError,
     VersionNotFound,
@@ -101,7 +100,9 @@ def test_each_row_can_name_its_adapter(run, registry, fakes):
     assert [row["adapter"] for row in rows] == ["summary/1", "title/3", None, "title/3"]
     assert rows[1]["prediction"] == "title/3|b fo eltiT"
     assert "'who'" in rows[2]["error"]
+    assert [row["base_model"] for row in rows] == [fakes.BASE, fakes.BASE, None, fakes.BASE]
     assert report.references == {"summary@production": "summary/1", "title/3": "title/3"}
+    assert report.base_models == {fakes.BASE: 3}
     assert run.model.requests[0].adapters == ["summary/1", "title/3"]
 
 
@@ -113,18 +114,30 @@ def test_adapters_that_do_not_exist_are_listed_before_anything_runs(run):
             adapter_column="who",
         )
     assert caught.value.references == ["no@where", "summary/9"]
-    with pytest.raises(VersionNotFound):
+    with pytest.raises(VersionNotFound, match=r"there is no summary/9$"):
         run([{"text": "a"}], reference="summary/9")
 
 
-def test_adapters_of_two_base_models_are_not_scored_together(run, registry, fakes):
-    """The error names a version of each."""
-    registry.add(fakes.make_version("other", base=fakes.OTHER_BASE))
-    with pytest.raises(IncompatibleBaseModel, match=r"summary/1 on.*other/1 on"):
-        run(
-            [{"who": "summary/1", "text": "a"}, {"who": "other/1", "text": "a"}],
-            adapter_column="who",
-        )
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_an_adapter_that_does_not_exist_is_found_in_the_last_of_many_rows(run, tmp_path, suffix):
+    """Before the first row is scored, with the numbers of its rows; nothing is left behind."""
+    rows = [{"who": "summary/1", "text": "a"} for _ in range(17_001)]
+    rows[3]["who"] = rows[17_000]["who"] = " nobody/1 "
+    with pytest.raises(VersionNotFound, match=r"nobody/1 \[rows 3, 17000, counted from 0\]") as one:
+        run(rows, input=f"in.{suffix}", adapter_column="who")
+    assert one.value.rows == {"nobody/1": (3, 17_000)}
+    rows[16_999]["who"] = "summary"
+    with pytest.raises(NotFoundError, match=r"(?s)\[rows 3, 17000,.*\[row 16999,") as both:
+        run(rows, input=f"in.{suffix}", adapter_column="who")
+    assert both.value.rows == {"nobody/1": (3, 17_000), "summary": (16_999,)}
+    assert not run.model.requests
+    assert [path.name for path in tmp_path.iterdir()] == [f"in.{suffix}"]
+
+
+def test_rows_behind_the_limit_may_name_what_does_not_exist(run):
+    """They are not scored."""
+    rows = [{"who": "summary/1", "text": "a"}, {"who": "nobody/1", "text": "a"}]
+    assert run(rows, adapter_column="who", limit=1)[0].rows == 1
 
 
 @pytest.mark.parametrize(
@@ -151,9 +164,11 @@ def test_a_version_without_a_template_takes_the_text_column(run, registry, fakes
         run([{"dialogue": "abc"}], reference="bare/1", overwrite=True)
 
 
-def test_the_bare_base_model_can_be_scored(run, fakes):
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_bare_base_model_can_be_scored(run, fakes, allowed):
     """With no adapter in any row; which base model must be said."""
-    _, rows = run([{"text": "abc"}], reference=None, base="tiny")
+    report, rows = run([{"text": "abc"}], reference=None, base="tiny", allow_base_mismatch=allowed)
+    assert report.base_models == {fakes.BASE: 1}
     assert rows[0]["prediction"] == "None|cba"
     assert rows[0]["adapter"] is None
     assert rows[0]["base_model"] == fakes.BASE
@@ -325,6 +340,7 @@ def test_csv_tells_null_from_empty_text(run, tmp_path):
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"limit": 0}, "limit"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"generation": {"max_new_tokens": 0}}, "max_new_tokens"),
         ({"output_format": "excel"}, "excel"),
     ],
     ids=str,
@@ -360,5 +376,5 @@ def test_an_empty_run_of_rows_costs_no_model_call(run):
     """Rows that all fail before the model are written with their errors."""
     report, rows = run([{"text": ""}] * 3)
     assert report.failed == 3
-    assert run.model.seen == 0
+    assert run.model.calls == []
     assert json.dumps(rows).count("white space") == 3

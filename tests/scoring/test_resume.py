@@ -20,7 +20,11 @@ from dovetail.scoring.checkpoint import PartialOutput
 from dovetail.scoring.job import ScoreJob
 
 ROWS = [
-    {"id": str(n), "text": ["plain", "two\nlines", "too long", ' "quoted", é\u2028', " "][n % 5]}
+    {
+        "id": str(n),
+        "text": ["plain", "two\nlines", "too long", ' "quoted", é\u2028', " "][n % 5],
+        "who": ["summary/1", "other/1", "", "third/1"][n % 4],
+    }
     for n in range(11)
 ]
 
@@ -43,12 +47,18 @@ def stop(job, registry, fakes, after):
         score_with(job, registry=registry, opener=model.open)
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_killed_at_every_step_resumes_to_the_same_bytes(tmp_path, write_rows, fakes, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "column"),
+    [("jsonl", ()), ("csv", ()), ("parquet", ()), ("jsonl", ("who",))],
+    ids=["jsonl", "csv", "parquet", "several-bases"],
+)
+def test_killed_at_every_step_resumes_to_the_same_bytes(
+    tmp_path, write_rows, fakes, suffix, column
+):
     """SIGKILL at each step that touches the disk, then resume: the file is that of a whole run."""
     write_rows(tmp_path / f"rows.{suffix}", ROWS)
     done = subprocess.run(
-        [sys.executable, fakes.__file__, str(tmp_path), suffix],
+        [sys.executable, fakes.__file__, str(tmp_path), suffix, *column],
         capture_output=True,
         text=True,
         check=True,
@@ -217,6 +227,24 @@ def test_a_job_that_cannot_start_leaves_nothing_behind(job, registry, fakes, tmp
             replace(job, template="{nothing}"), registry=registry, opener=fakes.FakeModel().open
         )
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_result_that_only_lacks_its_name_is_not_lost(job, registry, fakes, tmp_path):
+    """A run that is refused leaves it to be resumed."""
+    stop(job, registry, fakes, after=7)
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / ".out.jsonl.partial", kept)
+    score_with(replace(job, resume=True), registry=registry, opener=fakes.FakeModel().open)
+    job.output.rename(kept / "finished")
+    whole = (kept / "finished").read_bytes()
+    state = {"rows": 11, "failed": 4, "size": len(whole), "finished": True}
+    (kept / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    kept.rename(tmp_path / ".out.jsonl.partial")
+    with pytest.raises(ConflictError, match="partial result"):
+        score_with(job, registry=registry, opener=fakes.FakeModel().open)
+    report = score_with(replace(job, resume=True), registry=registry, opener=fakes.FakeModel().open)
+    assert (report.rows, report.failed, report.resumed_at) == (11, 4, 11)
+    assert job.output.read_bytes() == whole
 
 
 def test_resume_with_nothing_to_resume_starts(job, registry, fakes):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import load_file
-
 from dovetail.errors import IncompatibleBaseModel, InvalidPayload
+from dovetail.loader.native.adapter import NativeAdapter
+from dovetail.loader.native.tensors import read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,10 +15,11 @@ if TYPE_CHECKING:
 
 _PLAIN = frozenset({"prompt_embeddings"})
 _MULTITASK = frozenset({"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"})
+_MATRIX = 2
 
 
-def load_prompt(payload: Payload, model: PreTrainedModel) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Return the prompt's embeddings, ``[virtual tokens, hidden size]``, and notes.
+def read_prompt(model: PreTrainedModel, payload: Payload) -> NativeAdapter | None:
+    """Read a soft prompt, or return None if it comes with modules of its own.
 
     P-tuning saves what its encoder made of the virtual tokens, so it is read like a plain prompt.
     For encoder-decoder models PEFT saves twice the rows and uses the first half. A multitask
@@ -31,21 +30,16 @@ def load_prompt(payload: Payload, model: PreTrainedModel) -> tuple[torch.Tensor,
         InvalidPayload: A tensor is missing, left over, or of a shape that does not fit the config.
         IncompatibleBaseModel: The prompt is not as wide as the base model's embeddings.
     """
-    tensors = load_file(
-        Path(payload.directory) / "adapter_model.safetensors", device=str(model.device)
-    )
+    if payload.config.get("modules_to_save"):
+        return None
     multitask = payload.peft_type == "MULTITASK_PROMPT_TUNING"
-    _check_names(set(tensors), _MULTITASK if multitask else _PLAIN)
+    check_prompt_names(set(payload.tensors), _MULTITASK if multitask else _PLAIN)
+    # The factors of a multitask prompt are multiplied in the type that they were trained in.
+    tensors = read_tensors(payload, device=model.device, dtype=None if multitask else model.dtype)
     prompt = tensors["prompt_embeddings"]
-    notes: tuple[str, ...] = ()
-    if multitask:
-        cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
-        prompt = prompt * (cols[0] @ rows[0])
-        if len(cols) > 1:
-            notes = (f"a multitask prompt of {len(cols)} tasks: task 0 is used",)
-    wanted = _virtual_tokens(payload)
+    wanted = read_virtual_tokens(payload)
     allowed = {wanted, 2 * wanted} if model.config.is_encoder_decoder else {wanted}
-    if prompt.ndim != 2 or prompt.shape[0] not in allowed:  # noqa: PLR2004 (a matrix)
+    if prompt.ndim != _MATRIX or prompt.shape[0] not in allowed:
         raise InvalidPayload(
             f"prompt_embeddings has shape {list(prompt.shape)}, but adapter_config.json says "
             f"num_virtual_tokens={wanted}",
@@ -58,10 +52,29 @@ def load_prompt(payload: Payload, model: PreTrainedModel) -> tuple[torch.Tensor,
             expected=width,
             found=prompt.shape[1],
         )
-    return prompt[:wanted].clone(), notes
+    prompt = prompt[:wanted]
+    notes: tuple[str, ...] = ()
+    if multitask:
+        cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
+        prompt = (prompt * (cols[0, :wanted] @ rows[0])).to(model.dtype)
+        if len(cols) > 1:
+            notes = (f"a multitask prompt of {len(cols)} tasks: task 0 is used",)
+    return NativeAdapter(
+        digest=payload.digest,
+        kind="prompt",
+        prompt=prompt,
+        virtual_tokens=wanted,
+        notes=notes,
+        size=prompt.nbytes,
+    )
 
 
-def _virtual_tokens(payload: Payload) -> int:
+def read_virtual_tokens(payload: Payload) -> int:
+    """Return the configured number of virtual tokens.
+
+    Raises:
+        InvalidPayload: It is no whole number from 1.
+    """
     value = payload.config.get("num_virtual_tokens")
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidPayload(
@@ -72,7 +85,12 @@ def _virtual_tokens(payload: Payload) -> int:
     return value
 
 
-def _check_names(found: set[str], wanted: frozenset[str]) -> None:
+def check_prompt_names(found: set[str], wanted: frozenset[str]) -> None:
+    """Compare the tensors' names with those that the kind of prompt consists of.
+
+    Raises:
+        InvalidPayload: Some are missing or left over.
+    """
     missing, unused = sorted(wanted - found), sorted(found - wanted)
     if missing:
         raise InvalidPayload(f"the payload lacks {', '.join(missing)}", tensors=tuple(missing))

@@ -1,0 +1,132 @@
+"""Apply the adapters of a batch's rows in hooks on the base's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from dovetail.loader.native.adapter import NativeAdapter
+from dovetail.loader.native.mix import Mix
+
+__all__ = ["Mix", "ModuleHooks"]
+
+
+class _Current:
+    """The mix that the running batch was announced with."""
+
+    __slots__ = ("mix",)
+
+    def __init__(self) -> None:
+        self.mix: Mix | None = None
+
+
+@contextmanager
+def _announced(current: _Current, mix: Mix) -> Iterator[None]:
+    before, current.mix = current.mix, mix
+    try:
+        yield
+    finally:
+        current.mix = before
+
+
+class _Hook:
+    """One hook on one module, for all adapters, as long as any watched adapter needs it."""
+
+    __slots__ = ("_current", "_handle", "_name", "users")
+
+    def __init__(self, name: str, module: nn.Module, current: _Current, *, on_input: bool) -> None:
+        self._name = name
+        self._current = current
+        self._handle = (
+            module.register_forward_pre_hook(self._before)
+            if on_input
+            else module.register_forward_hook(self._after)
+        )
+        self.users = 0
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+    def _before(self, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        mix = self._current.mix
+        if mix is None:
+            return None
+        return (mix.change_input(self._name, inputs[0]), *inputs[1:])
+
+    def _after(
+        self, _module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor
+    ) -> torch.Tensor | None:
+        mix = self._current.mix
+        if mix is None:
+            return None
+        return mix.change_output(self._name, inputs[0], output)
+
+
+class ModuleHooks:
+    """LoRA and IA3 on one model, row by row; none of its modules is replaced.
+
+    Only modules that a watched adapter sits on have hooks, and outside ``rows`` these change
+    nothing.
+
+    Args:
+        model: The frozen model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._modules: dict[str, nn.Module] = dict(model.named_modules())
+        self._current, self._at_head = _Current(), _Current()
+        self._head = model.get_output_embeddings()
+        self._hooks: dict[tuple[str, bool], _Hook] = {}
+
+    def watch(self, adapter: NativeAdapter) -> None:
+        """Put hooks on the adapter's modules, so that rows can run with it."""
+        for place in _places(adapter):
+            hook = self._hooks.get(place)
+            if hook is None:
+                name, on_input = place
+                module = self._modules[name]
+                current = self._at_head if module is self._head else self._current
+                hook = self._hooks[place] = _Hook(name, module, current, on_input=on_input)
+            hook.users += 1
+
+    def unwatch(self, adapter: NativeAdapter) -> None:
+        """Remove the hooks that only this adapter needed; it was watched before."""
+        for place in _places(adapter):
+            hook = self._hooks.get(place)
+            if hook is None:
+                continue
+            hook.users -= 1
+            if hook.users == 0:
+                hook.remove()
+                del self._hooks[place]
+
+    def close(self) -> None:
+        """Remove all hooks: the model is as it was loaded."""
+        for hook in self._hooks.values():
+            hook.remove()
+        self._hooks.clear()
+
+    @contextmanager
+    def rows(self, mix: Mix, *, head: Mix | None = None) -> Iterator[None]:
+        """Run the i-th row of every batch in the block with the i-th entry of the mix.
+
+        A module may get several tokens of each row, those of one row next to each other.
+
+        Args:
+            mix: The rows.
+            head: The rows as the output embedding sees them, if it sees others.
+        """
+        with _announced(self._current, mix), _announced(self._at_head, head or mix):
+            yield
+
+
+def _places(adapter: NativeAdapter) -> Iterator[tuple[str, bool]]:
+    """Yield the modules that the adapter changes, and whether it changes their input."""
+    for name in adapter.low_rank:
+        yield name, False
+    for name, rescale in adapter.rescale.items():
+        yield name, rescale.on_input
