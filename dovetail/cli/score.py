@@ -58,7 +58,8 @@ def score_command(
     where those need several base models, one is opened after the other. INPUT is JSONL, CSV or
     Parquet, and so is the output: the input's columns, and the prediction, the adapter as resolved,
     its payload's digest, the base model's fingerprint, and the error of a row that could not be
-    scored. Such a row does not stop the job. Aliases are resolved once, at the start. The output
+    scored. Such a row does not stop the job. The prediction of an adapter that was trained to
+    classify is the label. Aliases are resolved once, at the start. The output
     gets its name when it is whole; after an interruption, Ctrl-C too, --resume goes on from the
     last checkpoint.
     Without REFERENCE and --adapter-column, the bare base model is used.
@@ -106,6 +107,8 @@ def score_command(
             say(f"{given} is {resolved}")
         for mismatched in report.base_mismatches:
             say(f"warning: {mismatched} was trained on another base model, used as you asked")
+        if report.reference_path:
+            say(f"through PEFT (reference path): {', '.join(report.reference_path)}")
         click.echo(
             f"{report.rows:,} rows in {report.output}, {report.failed:,} with errors, "
             f"{_bases(report.base_models)}, {report.seconds:.1f} s"

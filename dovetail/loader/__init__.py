@@ -1,4 +1,4 @@
-"""Attach registered adapters to one frozen base model, and generate with them.
+"""Attach registered adapters to one frozen base model; generate, classify and embed with them.
 
 Importing this package is cheap: torch and transformers are loaded when a base model is opened.
 """
@@ -9,19 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dovetail.loader.base import FrozenBase, open_base
+    from dovetail.loader.base import FrozenBase
+    from dovetail.loader.heads.results import Classification, Embedding
     from dovetail.loader.locate import locate_base
+    from dovetail.loader.opening import open_base
     from dovetail.loader.rows import AttachedAdapter, Generation, Row
 
-__all__ = ["AttachedAdapter", "FrozenBase", "Generation", "Row", "locate_base", "open_base"]
+__all__ = [
+    "AttachedAdapter",
+    "Classification",
+    "Embedding",
+    "FrozenBase",
+    "Generation",
+    "Row",
+    "locate_base",
+    "open_base",
+]
 
 _HOMES = {
     "AttachedAdapter": "rows",
+    "Classification": "heads.results",
+    "Embedding": "heads.results",
     "FrozenBase": "base",
     "Generation": "rows",
     "Row": "rows",
     "locate_base": "locate",
-    "open_base": "base",
+    "open_base": "opening",
 }
 
 

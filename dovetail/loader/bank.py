@@ -7,32 +7,28 @@
     summary/7 ────────────────┘              ├── sha256:51…  slot: weights, or PEFT's route
     copy/1 ──────────────────── copy/1 ──────┘
     references as given         versions         payloads
-
-Weights that the budget has no room for are let go of, the least recently used first, and read
-again when a row asks for them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import AdapterNotFound, DigestMismatch, InvalidInput
+from dovetail.errors import AdapterNotFound
+from dovetail.loader.asking import check_together, check_verb
 from dovetail.loader.options import check_options
-from dovetail.loader.rows import AttachedAdapter, RouteName
+from dovetail.loader.rows import AttachedAdapter, Row, Verb
+from dovetail.loader.slots import Slots
 from dovetail.loader.verify import check_tokenizer, check_weights
-from dovetail.registry.compatibility import check_against_base
-from dovetail.registry.payload import Payload, read_payload
+from dovetail.registry.payload import Payload, read_payload, read_registered
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from dovetail.loader.engine.core import Core
+    from dovetail.loader.heads.head import Head
     from dovetail.loader.native.adapter import NativeAdapter
     from dovetail.loader.routes import Route
     from dovetail.registry.fingerprint import BaseCheckpoint
@@ -40,19 +36,6 @@ if TYPE_CHECKING:
     from dovetail.registry.store import Registry
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One payload; its weights are here, or can be read again."""
-
-    payload: Payload
-    peft_type: str
-    route_name: RouteName
-    virtual_tokens: int
-    notes: tuple[str, ...]
-    native: NativeAdapter | None
-    route: Route | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +73,8 @@ class Bank:
         budget: int | None,
         lock: AbstractContextManager[Any],
     ) -> None:
-        self._core = core
-        self._model: PreTrainedModel = core.model
-        self._checkpoint = checkpoint
-        self._budget = budget
-        self._lock = lock
-        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+        self._checkpoint, self._lock = checkpoint, lock
+        self._slots = Slots(core, checkpoint, budget=budget, lock=lock)
         self._adapters: dict[str, AttachedAdapter] = {}
         self._names: dict[str, str] = {}
 
@@ -117,23 +96,19 @@ class Bank:
             return known
         source = f"the generation defaults of {key}"
         check_options(version.generation_config, source=source)
-        path = Path(registry.pull(version.reference))
-        payload = read_payload(path)
-        if payload.digest != version.payload_digest:
-            raise DigestMismatch(
-                f"the files of {key} at {path} are not those that were registered; remove that "
-                "directory and try again",
-                expected=version.payload_digest,
-                found=payload.digest,
+        path = registry.fetch(version)
+        payload = read_registered(path, digest=version.payload_digest, what=key)
+        with self._lock:
+            adapter = self._add(payload, reference=key, requested=reference, checked=fits)
+            adapter = replace(
+                adapter,
+                labels=_recorded_labels(version.hyperparameters, adapter.labels),
+                base_model=version.base_model,
+                base_mismatch=not fits,
+                input_template=version.input_template,
+                generation_config=dict(version.generation_config),
             )
-        adapter = replace(
-            self._add(payload, reference=key, requested=reference),
-            base_model=version.base_model,
-            base_mismatch=not fits,
-            input_template=version.input_template,
-            generation_config=dict(version.generation_config),
-        )
-        self._put(adapter)
+            self._put(adapter)
         if not fits:
             registry.note_base_mismatch(
                 version.reference, attached_to=self._checkpoint.manifest.fingerprint
@@ -153,8 +128,9 @@ class Bank:
         known = self._adapters.get(name)
         if known is not None and known.payload_digest == payload.digest:
             return known
-        adapter = self._add(payload, reference=name, requested=name)
-        self._put(adapter)
+        with self._lock:
+            adapter = self._add(payload, reference=name, requested=name)
+            self._put(adapter)
         return adapter
 
     def find(self, reference: str) -> AttachedAdapter:
@@ -172,30 +148,64 @@ class Bank:
             )
         return adapter
 
+    def check_rows(self, rows: Iterable[Row], *, verb: Verb) -> None:
+        """Check what the adapters of rows were trained for, where the rows are all at hand.
+
+        Rows that are still to be made are checked when they are reached, and so is whether an
+        adapter is attached at all: it may come while the others run.
+
+        Raises:
+            InvalidInput: A row names an adapter that was trained for something else.
+        """
+        if not isinstance(rows, Sequence):
+            return
+        for references in dict.fromkeys(row.adapter for row in rows):
+            for reference in _as_tuple(references):
+                adapter = self._adapters.get(self._names.get(reference, reference))
+                if adapter is not None:
+                    check_verb(adapter, reference, verb)
+
     def mount(self, references: str | tuple[str, ...] | None) -> Mounted:
-        """Return the adapters of a row, ready to run.
+        """Return the adapters of a row that generates, ready to run.
 
         Whoever holds the answer can run rows with it, even if an adapter is detached meanwhile.
 
         Raises:
             AdapterNotFound: Nothing is attached under a reference.
-            InvalidInput: Adapters are combined that cannot act together.
+            InvalidInput: Adapters are combined that cannot act together, or one was not trained
+                to generate.
             DigestMismatch: Weights that were read again are not those that were attached.
         """
-        given = (references,) if isinstance(references, str) else references or ()
-        adapters = tuple(map(self.find, given))
+        given = _as_tuple(references)
         with self._lock:
-            slots = [self._load(adapter.payload_digest) for adapter in adapters]
-            self._shrink(keep={adapter.payload_digest for adapter in adapters})
+            adapters = tuple(map(self.find, given))
+            for adapter, reference in zip(adapters, given, strict=True):
+                check_verb(adapter, reference, "generate")
+            slots = self._slots.load([adapter.payload_digest for adapter in adapters])
         if len(slots) > 1:
-            _check_together(adapters, slots)
+            check_together(adapters, slots)
         natives = tuple(slot.native for slot in slots if slot.native is not None)
         return Mounted(
             adapters,
             natives,
             slots[0].route if slots else None,
-            lambda: self._reference(adapters),
+            lambda: self._slots.reference_route(adapters),
         )
+
+    def find_head(self, reference: str, *, verb: Verb) -> tuple[AttachedAdapter, Head]:
+        """Return an adapter of a row that is classified or embedded, and its model.
+
+        Raises:
+            AdapterNotFound: Nothing is attached under this reference.
+            InvalidInput: It was trained for something else.
+        """
+        with self._lock:
+            adapter = self.find(reference)
+            check_verb(adapter, reference, verb)
+            (slot,) = self._slots.load([adapter.payload_digest])
+        if slot.head is None:
+            raise AssertionError(f"{reference!r} has no head, though it was trained to {verb}")
+        return adapter, slot.head
 
     def detach(self, reference: str) -> None:
         """Take an adapter off, under all of its names.
@@ -203,17 +213,18 @@ class Bank:
         Raises:
             AdapterNotFound: Nothing is attached under this reference.
         """
-        adapter = self.find(reference)
-        del self._adapters[adapter.reference]
-        self._names = {name: key for name, key in self._names.items() if key != adapter.reference}
-        self._drop_unused(adapter.payload_digest)
+        with self._lock:
+            adapter = self.find(reference)
+            del self._adapters[adapter.reference]
+            names = self._names.items()
+            self._names = {name: key for name, key in names if key != adapter.reference}
+            self._drop_unused(adapter.payload_digest)
 
     def clear(self) -> None:
         """Take all adapters off."""
         self._adapters.clear()
         self._names.clear()
-        for digest in list(self._slots):
-            self._drop_unused(digest)
+        self._slots.clear()
 
     def _fits(self, version: AdapterVersion, *, registry: Registry, allow: bool) -> bool:
         known: dict[str, Any] = {
@@ -227,101 +238,22 @@ class Bank:
         tokenizer = check_tokenizer(what=f"{reference} was trained with", **known)
         return weights and tokenizer
 
-    def _add(self, payload: Payload, *, reference: str, requested: str) -> AttachedAdapter:
-        slot = self._slots.get(payload.digest)
-        if slot is None:
-            check_against_base(
-                payload,
-                self._checkpoint.manifest,
-                hidden_size=self._checkpoint.hidden_size,
-                model_type=self._checkpoint.model_type,
-            )
-            with self._lock:
-                slot = self._slots[payload.digest] = self._read(payload)
-                self._shrink(keep={payload.digest})
+    def _add(
+        self, payload: Payload, *, reference: str, requested: str, checked: bool = False
+    ) -> AttachedAdapter:
+        slot = self._slots.add(payload, checked=checked)
         return AttachedAdapter(
             reference=reference,
             requested=requested,
             payload_digest=payload.digest,
             path=Path(payload.directory),
-            peft_type=slot.peft_type,
+            peft_type=payload.peft_type,
+            task=payload.config.get("task_type"),
             route=slot.route_name,
             virtual_tokens=slot.virtual_tokens,
+            labels=slot.head.labels if slot.head else (),
             notes=slot.notes,
         )
-
-    def _read(self, payload: Payload) -> _Slot:
-        from dovetail.loader.native.read import read_native
-        from dovetail.loader.routing import check_task, make_route, read_config
-
-        config = read_config(payload)
-        check_task(payload, self._model)
-        native = read_native(self._model, payload, config)
-        if native is not None:
-            self._core.hooks.watch(native)
-            return _Slot(
-                payload,
-                payload.peft_type,
-                "native",
-                native.virtual_tokens,
-                native.notes,
-                native,
-                None,
-            )
-        route, notes = make_route(self._model, payload, config)
-        return _Slot(
-            payload, payload.peft_type, "reference", route.virtual_tokens, notes, None, route
-        )
-
-    def _load(self, digest: str) -> _Slot:
-        """Return a slot with its weights, which may have to be read again."""
-        slot = self._slots[digest]
-        self._slots.move_to_end(digest)
-        if slot.native is None and slot.route is None:
-            payload = read_payload(slot.payload.directory)
-            if payload.digest != digest:
-                raise DigestMismatch(
-                    f"the files at {payload.directory} have changed since they were attached; "
-                    "remove that directory and attach again",
-                    expected=digest,
-                    found=payload.digest,
-                )
-            again = self._read(payload)
-            slot.native, slot.route = again.native, again.route
-        return slot
-
-    def _shrink(self, *, keep: Set[str]) -> None:
-        """Let go of the weights that were used least recently until the others fit the budget."""
-        if self._budget is None:
-            return
-        loaded = {digest: slot.native for digest, slot in self._slots.items() if slot.native}
-        size = sum(native.size for native in loaded.values())
-        for digest, native in loaded.items():
-            if size <= self._budget:
-                break
-            if digest not in keep:
-                self._release(digest, native)
-                self._slots[digest].native = None
-                size -= native.size
-
-    def _release(self, digest: str, native: NativeAdapter) -> None:
-        self._core.hooks.unwatch(native)
-        self._core.pasts.forget(digest)
-
-    def _reference(self, adapters: tuple[AttachedAdapter, ...]) -> Route:
-        """Make PEFT's way for an adapter that else runs natively."""
-        from dovetail.loader.routing import make_route, read_config
-
-        if len(adapters) > 1:
-            raise InvalidInput(
-                "with these generation options a soft prompt of given keys and values runs through "
-                "PEFT, which takes one adapter at a time, not "
-                f"{', '.join(repr(adapter.reference) for adapter in adapters)}",
-                adapters=[adapter.reference for adapter in adapters],
-            )
-        payload = self._slots[adapters[0].payload_digest].payload
-        route, _ = make_route(self._model, payload, read_config(payload))
-        return route
 
     def _put(self, adapter: AttachedAdapter) -> None:
         before = self._adapters.get(adapter.reference)
@@ -331,33 +263,18 @@ class Bank:
             self._drop_unused(before.payload_digest)
 
     def _drop_unused(self, digest: str) -> None:
-        if any(adapter.payload_digest == digest for adapter in self._adapters.values()):
-            return
-        with self._lock:
-            slot = self._slots.pop(digest, None)
-            if slot is not None and slot.native is not None:
-                self._release(digest, slot.native)
+        if all(adapter.payload_digest != digest for adapter in self._adapters.values()):
+            self._slots.drop(digest)
 
 
-def _check_together(adapters: Sequence[AttachedAdapter], slots: Sequence[_Slot]) -> None:
-    """Check that adapters can act on one row together.
+def _as_tuple(references: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (references,) if isinstance(references, str) else references or ()
 
-    Raises:
-        InvalidInput: Two are of one kind, or one runs through PEFT.
-    """
-    kinds: dict[str, str] = {}
-    for adapter, slot in zip(adapters, slots, strict=True):
-        if slot.native is None:
-            raise InvalidInput(
-                f"{adapter.reference!r} ({adapter.peft_type}) runs through PEFT and cannot be "
-                "combined with other adapters on one row",
-                adapter=adapter.reference,
-            )
-        kind = "soft prompt" if slot.native.virtual_tokens else slot.peft_type
-        if kind in kinds:
-            raise InvalidInput(
-                f"a row takes one {kind} at most, not both {kinds[kind]!r} and "
-                f"{adapter.reference!r}",
-                adapters=[kinds[kind], adapter.reference],
-            )
-        kinds[kind] = adapter.reference
+
+def _recorded_labels(recorded: Mapping[str, Any], labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what the training run called the outputs of a head, if it named as many."""
+    if not labels:
+        return ()
+    from dovetail.loader.heads.labels import name_labels
+
+    return name_labels(len(labels), recorded, {"id2label": dict(enumerate(labels))})

@@ -1,105 +1,32 @@
-"""The frozen base model, and what is attached to it."""
+"""The frozen base model, and what is attached to it.
+
+This is the loader's public interface in one place: what the calls take and raise, while others do
+the work.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dovetail.errors import InvalidInput
 from dovetail.loader.bank import Bank
-from dovetail.loader.locate import locate_base
-from dovetail.loader.model import check_generates, load_model, load_tokenizer
-from dovetail.loader.options import check_options
+from dovetail.loader.model import check_generates
+from dovetail.loader.options import check_count, check_options
 from dovetail.loader.rows import AttachedAdapter, Generation, Row
-from dovetail.loader.verify import check_tokenizer, check_weights
-from dovetail.registry.fingerprint import BaseCheckpoint, read_base
-from dovetail.registry.progress import Progress
+from dovetail.registry.fingerprint import BaseCheckpoint
 from dovetail.registry.reference import Reference
-from dovetail.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dovetail.loader.heads.embed import Pooling
+    from dovetail.loader.heads.results import Classification, Embedding
     from dovetail.registry.store import Registry
-
-logger = logging.getLogger(__name__)
-
-
-def open_base(
-    name_or_path: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    registry: Registry | None = None,
-    device: str = "cpu",
-    dtype: torch.dtype | str | None = None,
-    attn_implementation: str | None = None,
-    expected: str | None = None,
-    allow_base_mismatch: bool = False,
-    online: bool = False,
-    progress: Progress | None = None,
-    adapter_memory: int | None = None,
-) -> FrozenBase:
-    """Load a base model, freeze it, and know it by the hash of its weights.
-
-    Args:
-        name_or_path: A directory, or a hub name that is in the local hub cache.
-        revision: Commit, tag or branch of the hub snapshot.
-        registry: Where ``attach`` looks references up.
-        device: Where the model runs, such as ``cuda``.
-        dtype: Type to compute in, such as ``bfloat16``; the checkpoint's own if None.
-        attn_implementation: As in transformers, such as ``eager`` or ``sdpa``.
-        expected: Fingerprint that the weights must have.
-        allow_base_mismatch: Open weights that differ from ``expected`` all the same.
-        online: Allow the download of a hub model.
-        progress: Called with the bytes hashed and the bytes in all.
-        adapter_memory: Bytes that the weights of attached adapters may take; the least recently
-            used are let go of and read again when a row needs them. Without a limit if None; on
-            CPUs weights in the model's own type are mapped files, which take none.
-
-    Raises:
-        BaseModelNotFound: The files are not on this machine.
-        IncompatibleBaseModel: The weights are not those that are expected, or the loaded model is
-            not what its files say.
-        InvalidInput: ``dtype`` names no type, or the tokenizer cannot be loaded.
-    """
-    directory = locate_base(name_or_path, revision=revision, online=online)
-    settings = Settings.from_env() if registry is None else registry.settings
-    checkpoint = read_base(directory, cache_dir=settings.cache_dir, progress=progress)
-    if expected is not None:
-        _check_expected(checkpoint, expected, registry=registry, allow=allow_base_mismatch)
-    model = load_model(
-        checkpoint, device=device, dtype=dtype, attn_implementation=attn_implementation
-    )
-    return FrozenBase(
-        checkpoint=checkpoint,
-        model=model,
-        tokenizer=load_tokenizer(directory),
-        registry=registry,
-        adapter_memory=adapter_memory,
-    )
-
-
-def _check_expected(
-    checkpoint: BaseCheckpoint, expected: str, *, registry: Registry | None, allow: bool
-) -> None:
-    weights = check_weights(
-        expected=expected, found=checkpoint, registry=registry, what="expected", allow=allow
-    )
-    tokenizer = check_tokenizer(
-        expected=expected, found=checkpoint, registry=registry, what="expected", allow=allow
-    )
-    if not (weights and tokenizer):
-        logger.warning(
-            "opened %s (%s) although %s was expected, as asked for",
-            checkpoint.name,
-            checkpoint.manifest.fingerprint,
-            expected,
-        )
 
 
 class FrozenBase:
@@ -269,14 +196,16 @@ class FrozenBase:
                 the version, which go before those of the model.
 
         Raises:
-            InvalidInput: An option is not taken.
+            InvalidInput: An option is not taken, or a row names an adapter that was trained to
+                classify or to embed (in a list of rows, before the first one runs).
             AdapterNotFound: A row names an adapter that is not attached (when it is reached).
         """
         from dovetail.loader.generate import Generator
 
-        for name, value in (("batch_size", batch_size), ("prefill_tokens", prefill_tokens)):
-            if value < 1:
-                raise InvalidInput(f"{name} is {value!r}; it must be a whole number from 1")
+        check_count(batch_size, name="batch_size")
+        check_count(prefill_tokens, name="prefill_tokens")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise InvalidInput(f"seed is {seed!r}; it must be a whole number", value=seed)
         check_generates(self.model, self._checkpoint.name)
         options = {
             **generation_options,
@@ -284,6 +213,7 @@ class FrozenBase:
             "do_sample": do_sample,
         }
         check_options(options, source="the call")
+        self._bank.check_rows(rows, verb="generate")
         return Generator(
             core=self._core,
             tokenizer=self.tokenizer,
@@ -296,6 +226,77 @@ class FrozenBase:
             prefill_tokens=prefill_tokens,
             lock=self._lock,
         ).run(rows)
+
+    def classify(
+        self, rows: Iterable[Row], *, batch_size: int = 16, problem_type: str | None = None
+    ) -> Iterator[Classification]:
+        """Classify rows, each with the head of its adapter, and yield results in input order.
+
+        Rows run through PEFT's own forward pass on the base's weights (``reference`` route), in
+        batches of one adapter each; adapters with different numbers of labels may be mixed. Rows
+        are read a window ahead. A row that cannot be classified yields a result with an error.
+
+        Labels are those of the version's hyperparameter ``id2label``, of a ``config.json`` beside
+        the adapter (which a registry does not keep), or of the base model's own, the first that
+        names as many; else ``LABEL_0`` and so on.
+
+        Args:
+            rows: The texts; each names an adapter that was trained for ``SEQ_CLS``.
+            batch_size: Rows in one forward pass, at most.
+            problem_type: What the head's outputs mean: ``single_label_classification``,
+                ``multi_label_classification`` or ``regression``. If None, what such a
+                ``config.json`` says; without one, one output is a regression.
+
+        Raises:
+            InvalidInput: An option is not taken, or a row names no adapter or one that was trained
+                for something else (in a list of rows, before the first one runs).
+            AdapterNotFound: A row names an adapter that is not attached (when it is reached).
+        """
+        from dovetail.loader.heads.classify import Classifier
+
+        classifier = Classifier(
+            model=self._require_open(),
+            tokenizer=self.tokenizer,
+            find=partial(self._bank.find_head, verb="classify"),
+            lock=self._lock,
+            batch_size=batch_size,
+            problem_type=problem_type,
+        )
+        self._bank.check_rows(rows, verb="classify")
+        return classifier.run(rows)
+
+    def embed(
+        self, rows: Iterable[Row], *, batch_size: int = 16, pooling: Pooling = "mean"
+    ) -> Iterator[Embedding]:
+        """Turn rows into vectors and yield them in input order.
+
+        A vector is made of the last hidden states; of an encoder-decoder model, of the encoder's.
+        Virtual tokens and padding do not count. Rows without an adapter are embedded by the bare
+        base model, those with one through PEFT.
+
+        Args:
+            rows: The texts; each names an adapter that was trained for ``FEATURE_EXTRACTION``, or
+                none.
+            batch_size: Rows in one forward pass, at most.
+            pooling: ``mean`` of all tokens, the ``last`` or the first (``cls``).
+
+        Raises:
+            InvalidInput: An option is not taken, or a row names an adapter that was trained for
+                something else (in a list of rows, before the first one runs).
+            AdapterNotFound: A row names an adapter that is not attached (when it is reached).
+        """
+        from dovetail.loader.heads.embed import Embedder
+
+        embedder = Embedder(
+            model=self._require_open(),
+            tokenizer=self.tokenizer,
+            find=partial(self._bank.find_head, verb="embed"),
+            lock=self._lock,
+            batch_size=batch_size,
+            pooling=pooling,
+        )
+        self._bank.check_rows(rows, verb="embed")
+        return embedder.run(rows)
 
     def close(self) -> None:
         """Take all adapters and hooks off and let the model go; closing twice does no harm."""

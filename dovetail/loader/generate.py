@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dovetail.errors import InvalidInput, InvalidRow
+from dovetail.loader.engine.memory import is_out_of_memory, release
 from dovetail.loader.engine.running import RunningBatch
 from dovetail.loader.engine.stopping import StopTexts
 from dovetail.loader.engine.task import Finished, Running, Task
@@ -22,6 +24,8 @@ from dovetail.loader.rows import Generation, Row
 if TYPE_CHECKING:
     from dovetail.loader.bank import Mounted
     from dovetail.loader.engine.core import Core
+
+logger = logging.getLogger(__name__)
 
 _WINDOW = 16
 
@@ -62,7 +66,7 @@ class Generator:
     ) -> None:
         self._core, self._model, self._tokenizer = core, core.model, tokenizer
         self._find, self._options = find, options
-        self._batch_size, self._seed = batch_size, seed
+        self._together, self._seed = batch_size, seed
         self._ordered, self._on_done, self._lock = ordered, on_done, lock
         self._stop = StopTexts(tokenizer)
         self._window = batch_size * _WINDOW
@@ -150,13 +154,38 @@ class Generator:
             key = max(self._groups, key=lambda key: len(self._groups[key]))
         group = sorted(self._groups.pop(key), key=lambda task: len(task.ids), reverse=True)
         lane = group[0].lane
-        single = (lane.route is not None and lane.route.batching == "single") or (
+        single = (lane.route or self._core).batching == "single" or (
             lane.plan.sampled and self._seed is not None
         )
-        size = 1 if single else self._batch_size
-        if rest := group[size:]:
+        size = 1 if single else self._together
+        tasks, rest = group[:size], group[size:]
+        done: list[Finished] = []
+        try:
+            done += self._run_whole(tasks)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if not done:
+            done = self._halve(tasks)
+            rest += () if done else tasks
+        if rest:
             self._groups[key] = sorted(rest, key=lambda task: task.index)
-        return list(self._run_whole(group[:size]))
+        return done
+
+    def _halve(self, tasks: Sequence[Task]) -> list[Finished]:
+        """Let half as many rows be together; one alone that memory has no room for has failed."""
+        release(self._model.device)
+        if len(tasks) == 1:
+            (task,) = tasks
+            reason = (
+                "there is not enough memory for this row alone, of "
+                f"{task.lane.virtual_tokens + len(task.ids)} tokens and up to {task.limit} new "
+                "ones; lower max_new_tokens or num_beams"
+            )
+            return [Finished(task, (), "error", reason)]
+        self._together = len(tasks) // 2
+        logger.warning("out of memory: going on with %d rows at once", self._together)
+        return []
 
     def _run_whole(self, tasks: Sequence[Task]) -> Iterator[Finished]:
         lane = tasks[0].lane
@@ -242,7 +271,7 @@ class Generator:
     def _check_length(self, task: Task) -> None:
         config = self._model.config
         room = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if room is None:
+        if room is None or room < 1:
             return
         virtual = task.lane.virtual_tokens
         taken = virtual + len(task.ids)
@@ -266,10 +295,10 @@ class Generator:
     def _group_key(self, task: Task) -> tuple[Any, ...]:
         """Rows with equal keys may run in one batch that stays together."""
         lane = task.lane
-        same_length = lane.plan.same_length or (lane.route and lane.route.batching == "equal")
+        same_length = lane.plan.same_length or (lane.route or self._core).batching != "any"
         return (
             tuple(adapter.reference for adapter in lane.adapters) if lane.route else None,
-            len(task.ids) if same_length else None,
+            (len(task.ids), lane.virtual_tokens) if same_length else None,
             task.limit if lane.plan.same_limit else None,
             repr(sorted(lane.plan.options.items())),
         )

@@ -125,12 +125,18 @@ def check_limit(limit: Any, *, source: str) -> int:
     Raises:
         InvalidInput: It is not.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise InvalidInput(
-            f"max_new_tokens of {source} is {limit!r}; it must be a whole number from 1",
-            value=limit,
-        )
-    return limit
+    return check_count(limit, name=f"max_new_tokens of {source}")
+
+
+def check_count(value: Any, *, name: str) -> int:
+    """Return a value if it is a whole number from 1.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidInput(f"{name} is {value!r}; it must be a whole number from 1", value=value)
+    return value
 
 
 def make_plan(

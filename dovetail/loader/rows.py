@@ -8,17 +8,26 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 RouteName: TypeAlias = Literal["native", "reference"]
+Verb: TypeAlias = Literal["generate", "classify", "embed"]
+"""What an adapter was trained to do: the method of a base model that runs its rows."""
+
+_VERBS: Mapping[str, Verb] = {"SEQ_CLS": "classify", "FEATURE_EXTRACTION": "embed"}
+
+
+def verb_of(task: object) -> Verb:
+    """Return what an adapter does that has this ``task_type`` in ``adapter_config.json``."""
+    return _VERBS.get(task, "generate") if isinstance(task, str) else "generate"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt to complete.
+    """One text to complete, to classify or to embed.
 
     Attributes:
-        text: The final prompt; templates are filled in before.
-        adapter: A reference that was attached, or None for the bare base model; or several, which
-            act together, at most one of each kind: a LoRA, an IA3, a soft prompt.
-        max_new_tokens: Limit for this row, or None for that of the call.
+        text: The final text; templates are filled in before.
+        adapter: A reference that was attached, or None for the bare base model; or, to generate,
+            several, which act together, at most one of each kind: a LoRA, an IA3, a soft prompt.
+        max_new_tokens: Limit for this row, or None for that of the call; to generate.
     """
 
     text: str
@@ -36,9 +45,11 @@ class AttachedAdapter:
         payload_digest: Identifies the payload; two versions with equal files share one slot.
         path: The verified directory that the payload was read from.
         peft_type: As in ``adapter_config.json``: ``LORA``, ``PROMPT_TUNING``, ...
+        task: ``task_type`` there: ``CAUSAL_LM``, ``SEQ_CLS``, ...; None where it says none.
         route: How its rows are run: ``native`` (by the bank, in any mixture with other adapters),
             ``reference`` (through PEFT, on rows of its own).
         virtual_tokens: Positions that the adapter takes from the model's maximum length.
+        labels: Names of the outputs of a head that classifies, in their order; else empty.
         base_model: Fingerprint that the adapter was trained on, or None where nothing records it.
         base_mismatch: True if it was attached to other weights or another tokenizer on request.
         input_template: Template that the training inputs were made with, or None.
@@ -53,11 +64,18 @@ class AttachedAdapter:
     peft_type: str
     route: RouteName
     virtual_tokens: int
+    task: str | None = None
+    labels: tuple[str, ...] = ()
     base_model: str | None = None
     base_mismatch: bool = False
     input_template: str | None = None
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def verb(self) -> Verb:
+        """What it was trained to do: the method of the base model that runs its rows."""
+        return verb_of(self.task)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

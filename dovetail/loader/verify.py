@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from dovetail.errors import IncompatibleBaseModel, NotFoundError
 from dovetail.registry.live import names_vocabulary
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 _OVERRIDE = "allow_base_mismatch=True (--allow-base-mismatch)"
+# What a registry says of a base model never changes, and every attach asks.
+_TOKENIZERS: WeakKeyDictionary[Any, dict[str, str | None]] = WeakKeyDictionary()
 
 
 def differing_tensors(expected: Manifest, found: Manifest) -> tuple[str, ...]:
@@ -108,11 +111,13 @@ def _known_manifest(registry: Any, fingerprint: str) -> Manifest | None:
 def _known_tokenizer(registry: Any, fingerprint: str) -> str | None:
     if registry is None:
         return None
-    try:
-        digest: str | None = registry.base_model(fingerprint).tokenizer_digest
-    except NotFoundError:
-        return None
-    return digest
+    known = _TOKENIZERS.setdefault(registry, {})
+    if fingerprint not in known:
+        try:
+            known[fingerprint] = registry.base_model(fingerprint).tokenizer_digest
+        except NotFoundError:
+            return None
+    return known[fingerprint]
 
 
 def _describe(name: str, old: TensorEntry | None, new: TensorEntry | None) -> str:

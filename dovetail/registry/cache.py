@@ -252,7 +252,8 @@ class PayloadCache:
                 self._give_back()
             if name in self._leased:
                 return
-            self._prepare()
+            if self._lease is None:
+                self._prepare()
             with locked(self.directory / "lock", shared=True):
                 if self._lease is None:
                     self._lease = Lease(self.directory / "leases")

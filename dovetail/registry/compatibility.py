@@ -22,6 +22,7 @@ from dovetail.registry.tensorfile import TensorInfo, read_header
 _CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
 _KEYS = (".k_proj.weight", ".key.weight", ".k.weight", ".k_lin.weight")
 _MATRIX = 2
+_GENERATING = (None, "CAUSAL_LM", "SEQ_2_SEQ_LM")
 
 Problem = tuple[str, str]
 
@@ -74,7 +75,7 @@ def _lora_module(
 ) -> Iterator[Problem]:
     weight = base.weight(name)
     if weight is None:
-        if not base.holds(name):
+        if not base.holds(name) and not _of_head(name, payload):
             yield name, f"{name} has a LoRA, but the base has no such module"
         return
     if weight.dtype not in FLOATS:
@@ -192,7 +193,7 @@ def _ia3(payload: Payload, base: BaseView) -> Iterator[Problem]:
         name = base_name(live_name(info.name.removesuffix(".ia3_l")))
         weight = base.weight(name)
         if weight is None:
-            if not base.holds(name):
+            if not base.holds(name) and not _of_head(name, payload):
                 yield name, f"{name} has an IA3 vector, but the base has no such module"
         elif len(weight.shape) == _MATRIX and weight.dtype in FLOATS:
             sizes = _linear_sizes(weight, payload, base)
@@ -250,6 +251,19 @@ def _saved_whole(plain: str, payload: Payload) -> bool:
     parts = plain.split(".")
     modules = (".".join(parts[:count]) for count in range(1, len(parts)))
     return any(module.endswith(str(name)) for module in modules for name in saved)
+
+
+def _of_head(name: str, payload: Payload) -> bool:
+    """Tell whether a module belongs to a head, which the base need not have.
+
+    A head is saved whole with the adapter. Only the pooler need not be, where the adapter was
+    trained on hidden states: they do not depend on it.
+    """
+    task = payload.config.get("task_type")
+    if task in _GENERATING:
+        return False
+    pools = task == "FEATURE_EXTRACTION" and "pooler" in name.split(".")
+    return pools or _saved_whole(f"{name}.weight", payload)
 
 
 def _token_rows(payload: Payload, base: BaseView) -> list[Problem]:

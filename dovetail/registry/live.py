@@ -93,12 +93,15 @@ def _distinct(model: Any) -> Iterator[_Live]:
     parameters = list(model.named_parameters(remove_duplicate=False))
     buffers = [item for item in model.named_buffers(remove_duplicate=False) if item[0] in saved]
     spelling = _Spelling.of(model, [name for name, _ in parameters])
+    # Parameters that are computed, not trained, such as sinusoidal positions.
+    unsaved = frozenset(getattr(model, "_keys_to_ignore_on_save", None) or ())
     found: dict[tuple[Any, ...], _Live] = {}
     for is_buffer, items in ((False, parameters), (True, buffers)):
         for name, tensor in items:
             plain = spelling.base(name)
             if plain is not None:
-                live = found.setdefault(_identity(name, tensor), _Live(tensor, buffer=is_buffer))
+                made = is_buffer or plain in unsaved
+                live = found.setdefault(_identity(name, tensor), _Live(tensor, buffer=made))
                 live.names.append(plain)
     tied = _tied(model)
     for live in found.values():

@@ -8,6 +8,7 @@ directory that has them is not what PEFT's ``save_pretrained`` alone would have 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dovetail.errors import InvalidPayload
+from dovetail.errors import DigestMismatch, InvalidPayload
 from dovetail.registry.folder import WEIGHTS_FILE, choose_files
 from dovetail.registry.jsontext import digest_json
 from dovetail.registry.peftconfig import CONFIG_FILE, parse_config
@@ -27,6 +28,7 @@ MAX_PATH_LENGTH = 255
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CHUNK = 2**22
+_BUFFER = 2**18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,46 @@ def read_payload(
     )
 
 
+def read_registered(directory: str | os.PathLike[str], *, digest: str, what: str) -> Payload:
+    """Read an adapter directory that has to be a registered payload; every byte is hashed.
+
+    Nothing is parsed before the hash is right. After that it is what registration found sound, and
+    what depends on its bytes alone is not found out again: that its values are finite, that its
+    shapes agree with its configuration, that it does something. So it has no findings.
+
+    Args:
+        directory: Where it is.
+        digest: The payload's digest as it was registered.
+        what: Which version it is, for the error message.
+
+    Raises:
+        DigestMismatch: It is not what was registered.
+        InvalidPayload: A file is missing or is no plain file.
+    """
+    root = Path(directory)
+    bounds = Limits()
+    kept, left_out = choose_files(root, (), most=bounds.entries)
+    files: list[PayloadFile] = []
+    text = _read(root / CONFIG_FILE, bounds.config_bytes, files)
+    for name in sorted(kept - {CONFIG_FILE, WEIGHTS_FILE}):
+        _read(root / name, bounds.other_bytes, files)
+    mapped = _hash_weights(root / WEIGHTS_FILE, bounds.weights_bytes, files)
+    ordered = tuple(sorted(files, key=lambda file: file.path))
+    found = payload_digest(ordered)
+    if found != digest:
+        raise DigestMismatch(
+            f"the files of {what} at {root} are not those that were registered; remove that "
+            "directory and try again",
+            expected=digest,
+            found=found,
+        )
+    config = parse_config(text)
+    with TensorFile(root / WEIGHTS_FILE, mapped) as weights:
+        tensors = weights.tensors
+    count = sum(info.elements for info in tensors.values())
+    return Payload(root, ordered, config, config["peft_type"], tensors, count, digest, left_out)
+
+
 def payload_digest(files: Iterable[PayloadFile]) -> str:
     """Return the digest of a payload: of its paths, sizes and file digests, in order of path."""
     listed = [{"path": file.path, "size": file.size, "sha256": file.digest} for file in files]
@@ -218,6 +260,27 @@ def _open_weights(path: Path, limit: int, files: list[PayloadFile]) -> TensorFil
         os.close(descriptor)
     files.append(_described(path, weights.size, hasher))
     return weights
+
+
+def _hash_weights(path: Path, limit: int, files: list[PayloadFile]) -> mmap.mmap:
+    """Hash a file without a look at what it says; return it mapped."""
+    descriptor, status = open_plain(path, limit)
+    try:
+        if not status.st_size:
+            _refuse(f"{path.name} is empty; remove its directory", file=path.name)
+        # Read and not mapped: a mapping's pages are made one by one, which takes longer than
+        # copying them into one buffer that stays in the processor's cache.
+        buffer = bytearray(_BUFFER)
+        hasher, size = hashlib.sha256(), 0
+        while count := os.preadv(descriptor, [buffer], size):
+            hasher.update(memoryview(buffer)[:count])
+            size += count
+        _check_still(path, status, os.fstat(descriptor))
+        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
+    files.append(_described(path, size, hasher))
+    return mapped
 
 
 def _described(path: Path, size: int, hasher: Any) -> PayloadFile:

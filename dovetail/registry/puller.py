@@ -113,6 +113,11 @@ class Puller:
             for version, path in zip(versions, paths, strict=True)
         ]
 
+    def fetch(self, version: AdapterVersion) -> Path:
+        """Return the shared copy of a version; see `Registry.fetch`."""
+        (path,) = pull_to_cache(self._context.objects, self._cache, [version])
+        return path
+
     def _resolve(self, keys: Sequence[str]) -> list[AdapterVersion]:
         versions = []
         with self._context.database.reading() as connection:

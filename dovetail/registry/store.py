@@ -413,6 +413,20 @@ class Registry:
         """
         return self._puller.pull(references, to, progress=progress)
 
+    def fetch(self, version: AdapterVersion) -> Path:
+        """Return the shared read-only copy of a version that was looked up a moment ago.
+
+        The database is not asked again, and nothing is kept for a time when it is out of reach.
+
+        Args:
+            version: What `resolve` returned.
+
+        Raises:
+            DigestMismatch: A stored file is corrupt.
+            StorageError: The object store or the cache cannot be reached.
+        """
+        return self._puller.fetch(version)
+
     def note_base_mismatch(self, reference: str | Reference, *, attached_to: str) -> Event:
         """Write into the history that a version was attached to weights it was not trained on.
 

@@ -11,11 +11,13 @@ import contextlib
 import math
 import mmap
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from dovetail.errors import InvalidPayload
 from dovetail.registry.jsontext import parse_json
@@ -42,6 +44,8 @@ _NUMPY = {
     "BF16": "<u2",
 }  # fmt: skip
 _FIELDS = {"dtype", "shape", "data_offsets"}
+_KEPT_HEADERS = 32
+_KEPT_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,49 @@ def _parse(mapped: mmap.mmap, path: Path) -> tuple[int, dict[str, TensorInfo], d
             f"header at most {MAX_HEADER_BYTES:,}; it is damaged or not safetensors",
         )
     text = mapped[PREFIX_BYTES : PREFIX_BYTES + length]
+    size = len(mapped) - PREFIX_BYTES - length
+    found = _HEADERS.get(text, size)
+    if found is None:
+        found = _understand(text, size, path)
+        _HEADERS.keep(text, size, found)
+    infos, metadata = found
+    return PREFIX_BYTES + length, {info.name: info for info in infos}, dict(metadata)
+
+
+_Header: TypeAlias = tuple[tuple[TensorInfo, ...], Mapping[str, str]]
+
+
+class _Headers:
+    """Headers that were found sound a moment ago: adapters of one training recipe share theirs.
+
+    What is found in a header depends on its bytes and on how many bytes follow it, and on nothing
+    else, so the same bytes are not read again.
+    """
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[bytes, int], _Header] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, text: bytes, size: int) -> _Header | None:
+        with self._lock:
+            found = self._found.get((text, size))
+            if found is not None:
+                self._found.move_to_end((text, size))
+            return found
+
+    def keep(self, text: bytes, size: int, found: _Header) -> None:
+        if len(text) <= _KEPT_BYTES:
+            with self._lock:
+                self._found[text, size] = found
+                if len(self._found) > _KEPT_HEADERS:
+                    self._found.popitem(last=False)
+
+
+_HEADERS = _Headers()
+
+
+def _understand(text: bytes, size: int, path: Path) -> _Header:
+    """Check a header against itself and the size of what follows it."""
     header = parse_json(
         text, what=f"the header of {path.name}", max_bytes=MAX_HEADER_BYTES, max_depth=4
     )
@@ -192,8 +239,8 @@ def _parse(mapped: mmap.mmap, path: Path) -> tuple[int, dict[str, TensorInfo], d
         (_tensor(path, name, entry) for name, entry in header.items()),
         key=lambda info: (info.start, info.stop),
     )
-    _check_cover(path, found, len(mapped) - PREFIX_BYTES - length)
-    return PREFIX_BYTES + length, {info.name: info for info in found}, metadata
+    _check_cover(path, found, size)
+    return tuple(found), metadata
 
 
 def _tensor(path: Path, name: str, entry: Any) -> TensorInfo:

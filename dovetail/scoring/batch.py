@@ -17,7 +17,7 @@ from dovetail.scoring.job import ScoreJob, ScoreReport, check_job
 from dovetail.scoring.model import OpenModel, open_model
 from dovetail.scoring.prepare import Prompter
 from dovetail.scoring.record import check_same, found_record, stamp_of
-from dovetail.scoring.references import resolve_all
+from dovetail.scoring.references import check_writes, resolve_all
 from dovetail.scoring.rows import RowSource, format_of
 from dovetail.scoring.scorer import Scorer, rows_done, scored_bases
 from dovetail.scoring.survey import Survey, find_cells, survey
@@ -35,8 +35,9 @@ def score(job: ScoreJob, *, registry: Registry, progress: Progress | None = None
 
     References are resolved once, at the start: an alias that moves while the job runs, or before
     it is resumed, changes nothing, nor does a version that is deleted while it runs. Adapters of
-    one base model are scored together; where rows need several, one is opened after the other. A
-    row that cannot be scored gets an error in its column and stops nothing.
+    one base model are scored together, those that classify beside those that generate, and the
+    prediction is the label or the text; where rows need several base models, one is opened after
+    the other. A row that cannot be scored gets an error in its column and stops nothing.
 
     Args:
         job: What to do.
@@ -44,8 +45,8 @@ def score(job: ScoreJob, *, registry: Registry, progress: Progress | None = None
         progress: Called for each row with rows done, all rows, and rows failed.
 
     Raises:
-        InvalidInput: The input cannot be read, a setting does not fit it, or a job is resumed with
-            other settings or another input.
+        InvalidInput: The input cannot be read, a setting does not fit it, an adapter makes vectors
+            instead of texts, or a job is resumed with other settings or another input.
         NotFoundError: Adapters that are named do not exist; the message lists them, and the rows.
         IncompatibleBaseModel: An adapter was trained on other weights than those that are given.
         DigestMismatch: An adapter's files are corrupt.
@@ -71,6 +72,7 @@ def score_with(
         stamp = stamp_of(job.input)
         seen = _survey(source, job, before)
         versions = _versions(registry, job, source, seen, before)
+        check_writes(versions.values())
         prompter = Prompter(
             versions,
             adapter_column=job.adapter_column,
@@ -115,6 +117,7 @@ def score_with(
                     }
                 )
             ),
+            reference_path=output.reference_path,
             seconds=time.monotonic() - started,
             resumed_at=resumed_at,
         )

@@ -20,7 +20,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
@@ -93,6 +93,11 @@ class PartialOutput:
         """How many of them have an error instead of a prediction."""
         return self._rows.checkpoint.failed
 
+    @property
+    def reference_path(self) -> tuple[str, ...]:
+        """Versions of which rows ran through PEFT."""
+        return self._rows.checkpoint.reference_path
+
     def begin(self, job: Mapping[str, Any], *, header: bytes) -> None:
         """Make ready for `append`; a new job is recorded, a resumed one cut to its checkpoint.
 
@@ -114,9 +119,11 @@ class PartialOutput:
             part.checkpoint = part.last_checkpoint()
         return part
 
-    def append(self, data: bytes, *, rows: int, failed: int) -> None:
-        """Add rows and return when they are safe on the disk."""
-        self._rows.append(data, rows=rows, failed=failed)
+    def append(
+        self, data: bytes, *, rows: int, failed: int, reference_path: Set[str] = frozenset()
+    ) -> None:
+        """Add rows and return when they are safe on the disk; see `GrowingFile.append`."""
+        self._rows.append(data, rows=rows, failed=failed, reference_path=reference_path)
 
     def publish(self, finish: Callable[[Path], Path]) -> None:
         """Give the finished file its final name and remove the directory."""

@@ -31,10 +31,17 @@ Progress: TypeAlias = Callable[[int, int | None, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model wrote for one prompt, or why it wrote nothing; one of the two is None."""
+    """What came of one prompt.
+
+    Attributes:
+        text: What the model wrote, or the label that it chose; None where there is an error.
+        error: Why there is no text, or None.
+        by_reference: Whether the row ran through PEFT instead of the loader's own engine.
+    """
 
     text: str | None
     error: str | None = None
+    by_reference: bool = False
 
 
 class Score(Protocol):
@@ -59,7 +66,7 @@ class Model(Protocol):
         """Yield one prediction per prompt, in order.
 
         Args:
-            prompts: What to complete.
+            prompts: What to complete or to classify.
             offset: Position in the whole job of the chunk that they come from; it makes sampling
                 differ between chunks and agree between runs.
             tick: Called for each prediction as soon as it is made, in any order.
@@ -150,6 +157,11 @@ def run(
             encoder.encode(chunk, added),
             rows=len(rows),
             failed=sum(result.error is not None for result in results),
+            reference_path={
+                str(row.version.reference)
+                for row, result in zip(rows, results, strict=True)
+                if row.version is not None and result.by_reference
+            },
         )
 
 

@@ -18,6 +18,7 @@ from dovetail.scoring.bases import base_path
 from dovetail.scoring.engine import ADDED_COLUMNS, Prediction, Progress, predict
 from dovetail.scoring.model import ModelRequest, OpenModel, open_model
 from dovetail.scoring.prepare import Prompter
+from dovetail.scoring.references import check_writes, verb_for
 from dovetail.scoring.survey import Survey, survey
 from dovetail.scoring.writers import to_json_value
 
@@ -31,6 +32,7 @@ __all__ = ["dataset_digest", "evaluate"]
 Row: TypeAlias = Mapping[str, Any]
 
 _CHUNK = 4_096
+_CLASSIFICATION = "text-classification"
 _SHOWN = 3
 
 
@@ -65,6 +67,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a version on a dataset and record the scores in the registry.
 
+    What is measured is the text that the version writes, or the label that it chooses.
+
     Two evaluations can be compared when dataset, metric library and settings are the same. The
     settings are the generation options, the column of references and the metric options; template
     and batch size are not among them.
@@ -84,7 +88,7 @@ def evaluate(
         limit: Use only the first rows.
         batch_size: Rows in one forward pass, at most.
         max_new_tokens: Limit for all rows, instead of the version's own.
-        generation: Other generation options.
+        generation: Other generation options; a version that classifies has no use for them.
         device: Where the model runs.
         dtype: Type to compute in; the checkpoint's own if None.
         progress: Called for each row with rows done, all rows, and rows failed.
@@ -102,6 +106,7 @@ def evaluate(
         options["max_new_tokens"] = max_new_tokens
     check_options({key: options[key] for key in options if key != "seed"}, source="the evaluation")
     version = None if reference is None else registry.resolve(reference)
+    check_writes([] if version is None else [version])
     path = Path(data)
     dataset = _read(path, limit=limit, reference_column=reference_column)
     if predictions_column is not None:
@@ -132,7 +137,7 @@ def evaluate(
     measured = measure(
         predictions,
         dataset.references,
-        metrics=metrics or default_metrics(None if version is None else version.task),
+        metrics=metrics or default_metrics(_task_of(version)),
         bleu_tokenize=bleu_tokenize,
     )
     return registry.record_evaluation(
@@ -232,7 +237,12 @@ def _refuse_failed(errors: Sequence[str | None], *, what: str) -> None:
 def _settings(
     options: Mapping[str, Any], version: AdapterVersion | None, dtype: str | None
 ) -> dict[str, Any]:
-    """Return the generation settings as they take effect, defaults written out."""
+    """Return the generation settings as they take effect, defaults written out.
+
+    None of them concerns a version that classifies.
+    """
+    if version is not None and verb_for(version) == "classify":
+        return {"dtype": dtype or "checkpoint"}
     own = {} if version is None else version.generation_config
     return {
         "do_sample": False,
@@ -241,6 +251,13 @@ def _settings(
         **own,
         **options,
     }
+
+
+def _task_of(version: AdapterVersion | None) -> str | None:
+    """Return the task whose metrics are measured; one that classifies need not name it."""
+    if version is None:
+        return None
+    return version.task or (_CLASSIFICATION if verb_for(version) == "classify" else None)
 
 
 def _fingerprint(registry: Registry, version: AdapterVersion | None, base: str | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,12 +29,14 @@ class Checkpoint:
         failed: How many of those that are in the file have an error instead of a prediction.
         size: Length of the file in bytes.
         finished: Whether nothing will be added.
+        reference_path: Versions of which rows ran through PEFT, in alphabetical order.
     """
 
     rows: int = 0
     failed: int = 0
     size: int = 0
     finished: bool = False
+    reference_path: tuple[str, ...] = ()
 
 
 class GrowingFile:
@@ -64,7 +66,8 @@ class GrowingFile:
     def last_checkpoint(self) -> Checkpoint:
         """Read the checkpoint that an earlier run left; it counts only once it is taken up."""
         with writing(self._output):
-            return Checkpoint(**json.loads(self._state.read_bytes()))
+            found = json.loads(self._state.read_bytes())
+            return Checkpoint(**{**found, "reference_path": tuple(found.get("reference_path", ()))})
 
     def start(self, header: bytes) -> None:
         """Begin the file anew."""
@@ -79,13 +82,16 @@ class GrowingFile:
             with writing(self._output):
                 self._stream = self.cut().open("ab")
 
-    def append(self, data: bytes, *, rows: int, failed: int) -> None:
+    def append(
+        self, data: bytes, *, rows: int, failed: int, reference_path: Set[str] = frozenset()
+    ) -> None:
         """Add data and return when they are safe on the disk.
 
         Args:
             data: What to add.
             rows: Rows of the input that are dealt with by it.
             failed: Rows in it that have an error.
+            reference_path: Versions of which rows in it ran through PEFT.
         """
         if self._stream is None:
             raise RuntimeError("append() before open()")
@@ -94,7 +100,14 @@ class GrowingFile:
             self._stream.flush()
             os.fsync(self._stream.fileno())
             now = self.checkpoint
-            self.save(Checkpoint(now.rows + rows, now.failed + failed, now.size + len(data)))
+            self.save(
+                Checkpoint(
+                    rows=now.rows + rows,
+                    failed=now.failed + failed,
+                    size=now.size + len(data),
+                    reference_path=tuple(sorted({*now.reference_path, *reference_path})),
+                )
+            )
 
     def cut(self) -> Path:
         """Cut off what lies behind the checkpoint and return the file.

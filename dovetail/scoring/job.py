@@ -34,7 +34,8 @@ class ScoreJob:
         prefix: Put before the names of the added columns.
         batch_size: Rows in one forward pass, at most.
         max_new_tokens: Limit for all rows, instead of the versions' own.
-        generation: Other generation options; ``seed`` makes sampling repeatable.
+        generation: Other generation options; ``seed`` makes sampling repeatable. Like the limit,
+            they do not concern rows that are classified.
         resume: Go on with a partial result, if there is one.
         overwrite: Replace what is there.
         limit: Score only the first rows.
@@ -92,6 +93,9 @@ class ScoreReport:
         base_model: Fingerprint of the weights it ran on; None where there were several, or none.
         base_models: How many rows each base model scored, by the fingerprint of its weights.
         base_mismatches: Versions that were trained on other weights, used because it was allowed.
+        reference_path: Versions of which rows ran through PEFT instead of the loader's own engine,
+            by this run or the one before it: all that classify, and kinds that the engine does not
+            apply itself.
         seconds: How long this run took.
         resumed_at: Rows that were there when this run took over, or None.
     """
@@ -103,6 +107,7 @@ class ScoreReport:
     base_model: str | None
     base_models: Mapping[str, int]
     base_mismatches: tuple[str, ...]
+    reference_path: tuple[str, ...]
     seconds: float
     resumed_at: int | None
 

@@ -6,14 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import InvalidReference, NotFoundError
+from dovetail.errors import InvalidInput, InvalidReference, NotFoundError
+from dovetail.loader.rows import Verb, verb_of
 
 if TYPE_CHECKING:
     from dovetail.registry.records import AdapterVersion
     from dovetail.registry.reference import Reference
     from dovetail.registry.store import Registry
 
-__all__ = ["FindRows", "PinnedRegistry", "resolve_all"]
+__all__ = ["FindRows", "PinnedRegistry", "check_writes", "resolve_all", "verb_for"]
 
 FindRows = Callable[[Collection[str]], Mapping[str, Sequence[int]]]
 """Tells in which rows, counted from 0, references stand."""
@@ -66,6 +67,27 @@ def _where(rows: Sequence[int]) -> str:
     shown = ", ".join(str(row) for row in rows[:_ROWS_SHOWN])
     more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
     return f" [row{'s' if len(rows) > 1 else ''} {shown}{more}, counted from 0]"
+
+
+def verb_for(version: AdapterVersion) -> Verb:
+    """Return what a version was trained to do."""
+    return verb_of(version.config.get("task_type"))
+
+
+def check_writes(versions: Iterable[AdapterVersion]) -> None:
+    """Check that versions make texts or labels.
+
+    Raises:
+        InvalidInput: One makes vectors.
+    """
+    for version in versions:
+        if verb_for(version) == "embed":
+            raise InvalidInput(
+                f"{version.reference} was trained to embed ({version.config['task_type']}): it "
+                "gives vectors, which are no predictions; attach it to an open base model and call "
+                "embed()",
+                reference=str(version.reference),
+            )
 
 
 class PinnedRegistry:

@@ -22,7 +22,8 @@ __all__ = ["Spool", "SpooledRows", "fill"]
 class Spool:
     """The predictions for the rows of one base model, in their order.
 
-    Its first line names the weights. The others are ``[position in the input, text, error]``.
+    Its first line names the weights. The others are ``[position in the input, text, error,
+    whether it ran through PEFT]``.
 
     Args:
         file: Where they are kept.
@@ -64,7 +65,7 @@ class Spool:
             passed: Rows of the input that are dealt with now.
         """
         self._file.append(
-            b"".join(_line([at, made.text, made.error]) for at, made in rows),
+            b"".join(_line([at, made.text, made.error, made.by_reference]) for at, made in rows),
             rows=passed - self.passed,
             failed=sum(made.error is not None for _, made in rows),
         )
@@ -79,8 +80,8 @@ class Spool:
             while left > 0:
                 line = stream.readline()
                 left -= len(line)
-                at, text, error = json.loads(line)
-                yield at, Prediction(text, error)
+                at, *made = json.loads(line)
+                yield at, Prediction(*made)
 
     def count(self) -> int:
         """Return how many rows are in it."""

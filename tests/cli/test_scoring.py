@@ -5,14 +5,17 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 pytest.importorskip("peft")
 
 import numpy as np
+import peft
 import pyarrow.parquet
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForSequenceClassification
 
 from dovetail.cli.exits import run
 from dovetail.demo import BASE_DIRECTORY
@@ -115,6 +118,47 @@ def test_each_row_may_name_its_adapter(dovetail, data, tmp_path):
     assert json.loads(text)["rows"] == 3
     found = pyarrow.parquet.read_table(out).to_pylist()
     assert [row["adapter"] for row in found] == ["summary/1", "summary/2", "summary/1"]
+
+
+@pytest.fixture
+def mood(dovetail, place, tmp_path):
+    """A version that classifies, on the demo's base model."""
+    model = AutoModelForSequenceClassification.from_pretrained(BASE_DIRECTORY, num_labels=2)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        peft.get_peft_model(model, config).save_pretrained(tmp_path / "mood")
+    with place.open() as registry:
+        registry.register(
+            "mood",
+            tmp_path / "mood",
+            base="demo",
+            task="text-classification",
+            hyperparameters={"id2label": {"0": "glum", "1": "glad"}},
+        )
+
+
+@pytest.mark.usefixtures("mood")
+def test_adapters_that_classify_give_labels(dovetail, tmp_path):
+    """Beside those that write; the report names what ran through PEFT, in words and as JSON."""
+    who = ["mood/1", "summary/1", "mood@latest"]
+    rows = [{"text": text, "who": name} for text, name in zip(TEXTS, who, strict=True)]
+    data, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    arguments = ("score", data, "--adapter-column", "who", "-o", out)
+    code, _, err = dovetail(*arguments)
+    assert code == 0, err
+    assert "through PEFT (reference path): mood/1\n" in err
+    found = read(out)
+    assert {found[at]["prediction"] for at in (0, 2)} <= {"glum", "glad"}
+    assert found[1]["prediction"] not in {"glum", "glad"}
+    code, text, _ = dovetail(*arguments, "--overwrite", "--json")
+    assert code == 0
+    assert json.loads(text)["reference_path"] == ["mood/1"]
+    code, text, err = dovetail(
+        "evaluate", "mood/1", out, "--reference-column", "prediction", "--json", "--limit", 1
+    )
+    assert code == 0, err
+    assert json.loads(text)["scores"]["accuracy"]["value"] == 1
 
 
 def test_the_bare_base_model_scores(dovetail, data, tmp_path):

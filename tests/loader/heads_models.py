@@ -202,8 +202,10 @@ class Attached:
                 payload_digest=payload.digest,
                 path=path,
                 peft_type=payload.peft_type,
+                task=head.task,
                 route=head.route,
                 virtual_tokens=head.virtual_tokens,
+                labels=head.labels,
             )
             self.found[name] = (attached, head)
 

@@ -149,17 +149,6 @@ def test_a_row_without_an_end_is_an_error_where_the_head_reads_from_it(
     assert ended.error is None
 
 
-@pytest.mark.parametrize("call", ["classify", "embed"])
-def test_an_adapter_for_something_else_is_named(opened, adapter, call):
-    """Classifying with an adapter for embeddings, and the other way round."""
-    other = lora("c_attn", **heads.FEATURES) if call == "classify" else lora("c_attn")
-    attached = Attached(opened("gpt2"), a=adapter("gpt2", other))
-    with pytest.raises(
-        InvalidInput, match=rf"'a' was trained for {other.task_type}, .*{call} rows"
-    ):
-        getattr(attached, call)([Row("w5", "a")])
-
-
 def test_options_that_cannot_be_used_are_refused(opened, adapter):
     """Before any row is run."""
     attached = Attached(opened("gpt2"), a=adapter("gpt2", lora("c_attn")))

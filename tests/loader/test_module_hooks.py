@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from dovetail.loader.native.adapter import LowRank, NativeAdapter, Rescale
-from dovetail.loader.native.delta import GATHER_AFTER_CPU, LOOP_RUNS
 from dovetail.loader.native.hooks import Mix, ModuleHooks
 from dovetail.loader.native.read import read_native
+from dovetail.loader.native.stacks import Seats, Stack
 from dovetail.loader.routing import read_config
 from dovetail.registry.payload import read_payload
 
@@ -122,7 +122,7 @@ def test_mixed_rows_equal_peft_alone(case, repeat):
     names = [name for name in (*adapters, None, *reversed(adapters)) for _ in range(repeat)]
     expected = torch.cat([alone[name] for name in names])
     with hooks.rows(mix_of(adapters, names)):
-        for _ in range(GATHER_AFTER_CPU + 2):
+        for _ in range(STEPS):
             found = forward(model, ids.expand(len(names), -1))
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -219,6 +219,7 @@ def test_a_row_with_two_adapters_of_a_kind_is_refused():
         Mix([(), (adapter, adapter)])
 
 
+STEPS = 3
 INPUTS, OUTPUTS = 6, 5
 
 
@@ -293,26 +294,38 @@ def test_any_composition_equals_the_definition(ranks, data, copies, tokens, flat
         hooks.watch(adapter)
     before = x.clone()
     with torch.inference_mode(), hooks.rows(Mix(rows)):
-        for _ in range(GATHER_AFTER_CPU + 2):
+        for _ in range(STEPS):
             found = model.layer(x.flatten(0, 1) if flat else x)
             torch.testing.assert_close(found.view(expected.shape), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("gap", [False, True], ids=["all-rows", "bare-rows-between"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_many_single_rows_are_gathered_after_some_steps(gap, dtype):
-    """The gathered products give what the loop gave on the steps before."""
-    adapters = [made_adapter(number, 1 + number % 5, dtype) for number in range(2 * LOOP_RUNS)]
-    rows = [entry for adapter in adapters for entry in ([(adapter,), ()] if gap else [(adapter,)])]
-    mix = Mix(rows)
-    x = torch.randn(len(rows), 1, INPUTS).to(dtype)
-    steps = [
-        mix.change_output("layer", x, torch.zeros(len(rows), 1, OUTPUTS, dtype=dtype))
-        for _ in range(GATHER_AFTER_CPU + 3)
-    ]
-    for step in steps[1:]:
-        torch.testing.assert_close(step, steps[0], atol=2e-2, rtol=2e-2)
+def test_batches_that_take_turns_do_not_take_each_others_adapters(dtype):
+    """Mixes whose adapters come to need the same seats give the same products every time."""
+    adapters = [made_adapter(number, 1 + number % 5, dtype) for number in range(12)]
+    stack, seats = Stack(), Seats()
+    mixes = [Mix([(a,), (), (b,)]) for a, b in zip(adapters, adapters[3:], strict=False)]
+    x = torch.randn(3, 1, INPUTS).to(dtype)
+
+    def run(mix):
+        output = torch.zeros(3, 1, OUTPUTS, dtype=dtype)
+        return mix.change_output("layer", x, output, stack=stack, seats=seats)
+
+    first = [run(mix) for mix in mixes]
+    for adapter in adapters:
+        seats.leave(adapter)
+    for adapter in reversed(adapters):
+        run(Mix([(adapter,), (), (adapter,)]))
+        run(Mix([(adapter,), (adapters[0],), (adapters[1],)]))
+    for mix, before in zip(mixes, first, strict=True):
+        assert torch.equal(run(mix), before)
+    for found, (a, b) in zip(first, zip(adapters, adapters[3:], strict=False), strict=True):
+        for row, adapter in ((0, a), (2, b)):
+            pair = adapter.low_rank["layer"]
+            wide = pair.scale * (x[row].float() @ pair.down.float().T @ pair.up.float().T)
+            torch.testing.assert_close(found[row].float(), wide, atol=0.2, rtol=5e-2)
+        assert not found[1].any()
 
 
 def test_half_precision_modules_in_a_wider_model_get_their_type():
@@ -321,7 +334,9 @@ def test_half_precision_modules_in_a_wider_model_get_their_type():
     layer = nn.Linear(INPUTS, OUTPUTS, dtype=torch.bfloat16)
     x = torch.randn(2, 4, INPUTS).bfloat16()
     bare = layer(x).detach()
-    found = Mix([(adapter,), ()]).change_output("layer", x, bare.clone())
+    found = Mix([(adapter,), ()]).change_output(
+        "layer", x, bare.clone(), stack=Stack(), seats=Seats()
+    )
     pair = adapter.low_rank["layer"]
     expected = bare[0].float() + pair.scale * (x[0].float() @ pair.down.T @ pair.up.T)
     assert found.dtype == torch.bfloat16

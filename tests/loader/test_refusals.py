@@ -82,10 +82,17 @@ def test_what_peft_cannot_do_is_an_error_that_says_so(gpt2, lora, edited, config
     assert [id(module) for module in gpt2.model.modules()] == before
 
 
-def test_an_adapter_for_another_task_is_refused(gpt2, lora, edited):
-    """A classifier's adapter does not generate."""
-    with pytest.raises(IncompatibleBaseModel, match="trained for SEQ_CLS"):
-        gpt2.attach_directory(edited(lora, config={"task_type": "SEQ_CLS"}))
+@pytest.mark.parametrize(
+    ("task", "error", "message"),
+    [
+        ("SEQ_2_SEQ_LM", IncompatibleBaseModel, "trained for SEQ_2_SEQ_LM"),
+        ("SEQ_CLS", InvalidPayload, r"does not hold score\.weight"),
+    ],
+)
+def test_an_adapter_for_another_task_is_refused(gpt2, lora, edited, task, error, message):
+    """One of encoder-decoders does not go on a GPT-2, nor a classifier without its head."""
+    with pytest.raises(error, match=message):
+        gpt2.attach_directory(edited(lora, config={"task_type": task}))
 
 
 def test_an_adapter_of_another_shape_is_refused(gpt2, make_adapter):

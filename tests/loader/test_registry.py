@@ -174,7 +174,7 @@ def test_a_damaged_copy_is_never_used(published, model_dir, monkeypatch):
     """Files that differ from the registered ones are refused even when the pull let them pass."""
     with open_base(model_dir("gpt2"), registry=published) as base:
         other = published.pull("summary/2")
-        monkeypatch.setattr(published, "pull", lambda _reference: other)
+        monkeypatch.setattr(published, "fetch", lambda _version: other)
         with pytest.raises(DigestMismatch, match="summary/1"):
             base.attach("summary/1")
         assert base.attached == ()

@@ -1,6 +1,11 @@
 """Saying how two base models differ."""
 
-from dovetail.loader.verify import describe_difference, differing_tensors
+from types import SimpleNamespace
+
+import pytest
+
+from dovetail.errors import BaseModelNotFound, IncompatibleBaseModel
+from dovetail.loader.verify import check_tokenizer, describe_difference, differing_tensors
 from dovetail.registry.manifest import Manifest, TensorEntry
 
 OLD, NEW = "sha256:" + "0" * 64, "sha256:" + "1" * 64
@@ -62,3 +67,52 @@ def test_only_the_first_few_tensors_are_named():
         "0 of 3 tensors match; these differ: bias (not expected), h.weight (shape [9, 9] instead "
         "of [8, 8]), ln.weight (other values) and 1 more"
     )
+
+
+class Asked:
+    """A registry that counts how often it is asked for a base model."""
+
+    def __init__(self, **tokenizers):
+        self.tokenizers = tokenizers
+        self.count = 0
+
+    def base_model(self, fingerprint):
+        """Return what is recorded of a base model."""
+        self.count += 1
+        if fingerprint not in self.tokenizers:
+            raise BaseModelNotFound("there is none", value=fingerprint)
+        return SimpleNamespace(tokenizer_digest=self.tokenizers[fingerprint])
+
+
+def check(registry, *, expected="base", found=OLD):
+    """Compare the recorded tokenizer with that of an opened base."""
+    opened = SimpleNamespace(name="opened", tokenizer_digest=found)
+    return check_tokenizer(
+        expected=expected, found=opened, registry=registry, what="it was trained with", allow=False
+    )
+
+
+@pytest.mark.parametrize("digest", [OLD, None], ids=["recorded", "without"])
+def test_a_registry_is_asked_for_a_tokenizer_once(digest):
+    """What it says of a base model holds for all adapters of that."""
+    registry = Asked(base=digest)
+    assert all(check(registry) for _ in range(3))
+    assert registry.count == 1
+
+
+def test_what_one_registry_says_of_a_tokenizer_is_not_taken_for_what_another_says():
+    """Nor what it says of one base model for what it says of another."""
+    first, second = Asked(base=OLD, other=NEW), Asked(base=NEW)
+    assert check(first)
+    for registry, expected in ((second, "base"), (first, "other")):
+        with pytest.raises(IncompatibleBaseModel, match="another tokenizer"):
+            check(registry, expected=expected)
+
+
+def test_a_base_model_that_a_registry_gets_to_know_counts_from_then_on():
+    """That it was not there yet is not remembered."""
+    registry = Asked()
+    assert check(registry)
+    registry.tokenizers["base"] = NEW
+    with pytest.raises(IncompatibleBaseModel, match="another tokenizer"):
+        check(registry)

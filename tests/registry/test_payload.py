@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.errors import InvalidPayload
+from dovetail.errors import DigestMismatch, InvalidPayload
 from dovetail.registry.payload import (
     Limits,
     PayloadFile,
     check_file_path,
     payload_digest,
     read_payload,
+    read_registered,
 )
 
 LORA = {"peft_type": "LORA", "r": 2, "bias": "none", "task_type": "CAUSAL_LM"}
@@ -396,3 +397,67 @@ def test_any_configuration_gives_a_payload_or_invalid_payload(tmp_path_factory, 
     (directory / "adapter_model.safetensors").write_bytes(weights(PAIR))
     with suppress(InvalidPayload):
         read_payload(directory)
+
+
+def test_a_registered_payload_is_read_as_it_was_when_it_was_registered(adapter):
+    """Only findings, which the registry has kept, are not found again."""
+    place = adapter(README=b"kept out", **{"README.md": b"# kept"})
+    payload = read_payload(place)
+    assert read_registered(place, digest=payload.digest, what="summary/1") == payload
+
+
+def damage_weights(place):
+    """Flip a bit of the last value."""
+    file = place / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def damage_header(place):
+    """Make the header one that cannot be parsed."""
+    file = place / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[8] = 0
+    file.write_bytes(data)
+
+
+DAMAGES = {
+    "another-value": damage_weights,
+    "no-header": damage_header,
+    "cut-off": lambda place: os.truncate(place / "adapter_model.safetensors", 5),
+    "another-configuration": lambda place: (place / "adapter_config.json").write_bytes(b"{}"),
+    "another-readme": lambda place: (place / "README.md").write_bytes(b"# other"),
+    "a-file-less": lambda place: (place / "README.md").unlink(),
+    "a-file-more": lambda place: (place / "vocab.txt").write_bytes(b"a"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_not_the_registered_payload_is_a_mismatch(adapter, damage):
+    """Whatever was damaged, the version is named, and nothing of the files was parsed."""
+    place = adapter(**{"README.md": b"# kept"})
+    digest = read_payload(place).digest
+    DAMAGES[damage](place)
+    with pytest.raises(DigestMismatch, match=r"files of summary/1 at .* not those") as caught:
+        read_registered(place, digest=digest, what="summary/1")
+    assert caught.value.expected == digest
+    assert caught.value.found != digest
+
+
+def test_registered_weights_larger_than_one_read_are_hashed_whole(adapter):
+    """A change after the first block is noticed."""
+    place = adapter(tensors={**PAIR, f"{MODULE}.more": np.ones(300_000, "f4")})
+    payload = read_payload(place)
+    assert read_registered(place, digest=payload.digest, what="summary/1") == payload
+    damage_weights(place)
+    with pytest.raises(DigestMismatch):
+        read_registered(place, digest=payload.digest, what="summary/1")
+
+
+def test_empty_registered_weights_are_refused(adapter):
+    """The message says what to do."""
+    place = adapter()
+    os.truncate(place / "adapter_model.safetensors", 0)
+    with pytest.raises(InvalidPayload, match="is empty; remove its directory"):
+        read_registered(place, digest=f"sha256:{'0' * 64}", what="summary/1")

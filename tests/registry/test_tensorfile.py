@@ -76,6 +76,30 @@ def test_a_view_outlives_its_file(folder):
     assert view.tolist() == [0.0, 1.0]
 
 
+def test_files_of_one_header_do_not_share_what_is_done_to_it(folder):
+    """What somebody does to the table of one file is not seen in the next one."""
+    with read(folder, SOUND) as file:
+        file.tensors.clear()
+        file.metadata.clear()
+    other = SOUND[:-8] + np.full(2, 7, "<f4").tobytes()
+    with read(folder, other) as file:
+        assert list(file.tensors) == ["a", "b", "none"]
+        assert file.metadata == {"format": "pt"}
+        assert file.array("b").tolist() == [[7.0, 7.0]]
+
+
+@pytest.mark.parametrize("change", [-4, 4], ids=["cut-off", "too-long"])
+def test_a_sound_header_over_other_data_is_refused(folder, change):
+    """That the same header was right for another file says nothing about this one."""
+    with read(folder, SOUND):
+        pass
+    data = SOUND[:change] if change < 0 else SOUND + bytes(change)
+    with pytest.raises(InvalidPayload):
+        read(folder, data)
+    with pytest.raises(InvalidPayload):
+        read(folder, data)
+
+
 def test_safetensors_own_files_are_read(folder):
     """What the safetensors library writes is read with the same values."""
     from safetensors.numpy import save_file

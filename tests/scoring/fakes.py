@@ -141,9 +141,13 @@ class StoppedError(Exception):
 
 @dataclass
 class FakeModel:
-    """Writes a text that depends on prompt, adapter and nothing else."""
+    """Writes a text that depends on prompt, adapter and nothing else.
+
+    The adapters of ``by_reference`` run by another path than the rest.
+    """
 
     stop_after: int | None = None
+    by_reference: frozenset[str] = frozenset()
     fingerprint: str = BASE
     seen: int = 0
     is_open: bool = False
@@ -165,7 +169,10 @@ class FakeModel:
             if "too long" in prompt.text:
                 made = Prediction(None, "the prompt is too long")
             else:
-                made = Prediction(f"{prompt.adapter}|{prompt.text[::-1]}")
+                made = Prediction(
+                    f"{prompt.adapter}|{prompt.text[::-1]}",
+                    by_reference=prompt.adapter in self.by_reference,
+                )
             tick(made)
             yield made
 

@@ -2,72 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
-import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-peft = pytest.importorskip("peft")
+pytest.importorskip("peft")
 
-import torch  # noqa: E402 - only where peft is
-from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast  # noqa: E402
-
-from dovetail.errors import (  # noqa: E402
+from dovetail.errors import (
     DigestMismatch,
     IncompatibleBaseModel,
     InvalidRow,
     NotFoundError,
 )
-from dovetail.loader import Row, open_base  # noqa: E402
-from dovetail.registry.store import Registry  # noqa: E402
-from dovetail.scoring import ScoreJob, evaluate, score  # noqa: E402
-
-UNKNOWN = "<unk>"
-WORDS = {"<pad>": 0, "</s>": 1, UNKNOWN: 2, **{f"w{n}": n for n in range(3, 32)}}
-TEXTS = [" ".join(f"w{3 + (n * k) % 29}" for k in range(1, 2 + n % 7)) for n in range(9)]
+from dovetail.loader import Row, open_base
+from dovetail.registry.store import Registry
+from dovetail.scoring import ScoreJob, evaluate, score
 
 
-def make_base(directory, seed):
-    """Save a tiny GPT-2 with random weights and a tokenizer of words."""
-    torch.manual_seed(seed)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            n_embd=16,
-            n_layer=1,
-            n_head=2,
-            n_positions=32,
-            vocab_size=32,
-            initializer_range=0.5,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=1,
-        )
-    )
-    model.save_pretrained(directory)
-    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": UNKNOWN}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(directory)
-    return directory
+def _load_beside(name):
+    """Load a module beside this file; under importlib mode it cannot be imported."""
+    file = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"dovetail_tests_scoring_{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def make_lora(directory, base, seed):
-    """Save a LoRA adapter whose weights do something."""
-    torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=2,
-        target_modules=["c_attn"],
-        fan_in_fan_out=True,
-        init_lora_weights=False,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        model = peft.get_peft_model(GPT2LMHeadModel.from_pretrained(base), config)
-    model.save_pretrained(directory)
-    return directory
+tiny = _load_beside("tiny")
+make_base, make_lora, TEXTS = tiny.make_base, tiny.make_lora, tiny.TEXTS
 
 
 def register_lora(registry, name, base, seed):

@@ -378,3 +378,19 @@ def test_an_empty_run_of_rows_costs_no_model_call(run):
     assert report.failed == 3
     assert run.model.calls == []
     assert json.dumps(rows).count("white space") == 3
+
+
+def test_versions_that_make_vectors_are_refused(run, registry, fakes):
+    """No base model is opened for them: what they give is no prediction."""
+    config = {"task_type": "FEATURE_EXTRACTION"}
+    registry.add(fakes.make_version("meaning", config=config))
+    rows = [{"text": "a", "who": "summary/1"}, {"text": "b", "who": "meaning/1"}]
+    with pytest.raises(InvalidInput, match=r"meaning/1 was trained to embed .*call embed\(\)"):
+        run(rows, adapter_column="who")
+    assert not run.model.requests
+
+
+def test_a_job_without_peft_says_so(run):
+    """Nothing is on the reference path."""
+    report, _ = run([{"text": "abc"}])
+    assert report.reference_path == ()

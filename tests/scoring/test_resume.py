@@ -247,6 +247,34 @@ def test_a_result_that_only_lacks_its_name_is_not_lost(job, registry, fakes, tmp
     assert job.output.read_bytes() == whole
 
 
+@pytest.mark.parametrize("several", [False, True], ids=["one-base", "several-bases"])
+def test_what_ran_through_peft_is_known_after_a_resume(job, registry, fakes, write_rows, several):
+    """Also of versions whose rows were all done before; a row with an error ran through nothing."""
+    for name in ("early", "late", "failing", "never"):
+        base = fakes.OTHER_BASE if several and name != "early" else fakes.BASE
+        registry.add(fakes.make_version(name, base=base))
+    who = ["early", "summary", "failing", "late", "never", "late"]
+    rows = [
+        {"text": "too long" if name == "failing" else "text", "who": f"{name}/1"} for name in who
+    ]
+    job = replace(
+        job,
+        input=write_rows(job.input, rows),
+        reference=None,
+        adapter_column="who",
+        checkpoint_every=2,
+    )
+    peft = frozenset({"early/1", "late/1", "failing/1"})
+    model = fakes.FakeModel(stop_after=5, by_reference=peft)
+    with pytest.raises(fakes.StoppedError):
+        score_with(job, registry=registry, opener=model.open)
+    model = fakes.FakeModel(by_reference=peft)
+    report = score_with(replace(job, resume=True), registry=registry, opener=model.open)
+    assert model.seen < len(rows)
+    assert report.reference_path == ("early/1", "late/1")
+    assert (report.rows, report.failed) == (6, 1)
+
+
 def test_resume_with_nothing_to_resume_starts(job, registry, fakes):
     """So a scheduled job can always say that it wants to resume."""
     report = score_with(replace(job, resume=True), registry=registry, opener=fakes.FakeModel().open)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-SLACK = 128
+SLACK = 32
 """Columns between two moves to the beginning; a move copies all that is in use."""
 
 

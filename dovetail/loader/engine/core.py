@@ -10,10 +10,11 @@ from dovetail.loader.engine.decoder_only import DecoderOnly
 from dovetail.loader.engine.encoder_decoder import EncoderDecoder
 from dovetail.loader.engine.head import Head
 from dovetail.loader.engine.pasts import Pasts
-from dovetail.loader.engine.probe import behaves
+from dovetail.loader.engine.probe import batching, behaves
 from dovetail.loader.engine.running import Runner
 from dovetail.loader.native.hooks import ModuleHooks
 from dovetail.loader.native.sites import sites_of
+from dovetail.loader.routes import Batching
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ _KNOWN: dict[str, Mode] = {
     "bart": "padded",
     "bloom": "padded",  # builds its biases from a mask of padding, which packs do not have
     "gpt2": "packed",
+    "gpt_neo": "whole",  # windows count columns, and begin far behind what is tried out
     "llama": "packed",
     "mistral": "packed",
     "opt": "packed",
@@ -53,6 +55,19 @@ class Core:
     @cached_property
     def mode(self) -> Mode:
         """How rows enter a running batch of this model."""
+        try:
+            return self._find_mode()
+        finally:
+            self.pasts.clear()
+
+    @cached_property
+    def batching(self) -> Batching:
+        """Which rows may share a batch that stays together."""
+        if self.mode != "whole" or self.model.config.model_type in _KNOWN:
+            return "any"
+        return batching(self.model, self.hooks)
+
+    def _find_mode(self) -> Mode:
         known = _KNOWN.get(self.model.config.model_type)
         if known is not None and self.model.config._attn_implementation in {"eager", "sdpa"}:  # noqa: SLF001 (there is no other way to ask)
             return known

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 _USABLE = 0.8  # of what is free: activations need some, too
+_CPU_WORDS = ("can't allocate memory", "not enough memory")  # on Linux and macOS; on Windows
 
 
 def column_size(model: Any) -> int:
@@ -30,11 +31,11 @@ def affordable_slots(model: Any, columns: int) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that there was not enough memory.
 
-    On CPUs torch raises a plain RuntimeError.
+    On CPUs torch raises a plain RuntimeError, whose words are those of the system.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_WORDS)
 
 
 def release(device: torch.device) -> None:

@@ -72,6 +72,7 @@ class RunningBatch:
         self._waiting = Waiting(patience=patience)
         self._rows: list[Running | None] = []
         self._entering: list[Task] = []
+        self._done: list[Finished] = []
         self._columns = 0
         self._changed = False
         runner.reset(slots)
@@ -92,28 +93,30 @@ class RunningBatch:
         Where memory runs out, half as many rows go on; the others begin again later.
         """
         try:
-            return self._step()
+            self._step()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return self._shrink()
+            self._shrink()
+        done, self._done = self._done, []
+        return done
 
-    def _step(self) -> list[Finished]:
-        done = self._fill() if self._should_fill() else []
+    def _step(self) -> None:
+        if self._should_fill():
+            self._fill()
         if not self._waiting:
             self._close_ranks()
         if not self._rows:
-            return done
+            return
         if self._changed:
             self._runner.compose([row.task if row else None for row in self._rows])
             self._changed = False
         logits = self._runner.step([row.tokens[-1] if row else 0 for row in self._rows])
         for slot, token in enumerate(choose(logits, self._rows)):
             if (row := self._rows[slot]) and (finished := self._write(row, token)):
-                done.append(finished)
+                self._done.append(finished)
                 self._rows[slot] = None
                 self._changed = True
-        return done
 
     def _should_fill(self) -> bool:
         if not self._waiting:
@@ -123,7 +126,7 @@ class RunningBatch:
             self._rows
         )
 
-    def _fill(self) -> list[Finished]:
+    def _fill(self) -> None:
         if not any(self._rows):
             affordable = self._runner.affordable(self._columns)
             if affordable < self._slots:
@@ -132,22 +135,23 @@ class RunningBatch:
                 self._runner.reset(affordable)
             self._rows = []
         running = [(row.task, row.task.limit - len(row.tokens)) for row in self._rows if row]
-        self._entering = self._waiting.take(
+        entering = self._waiting.take(
             self._slots - len(running), running=running, slots=self._slots
         )
-        self._runner.reserve(self._columns)
+        self._entering = sorted(entering, key=lambda task: task.lane.mixture)
+        # With one slot, a row is not to fail for the length of another.
+        alone = self._slots == 1
+        self._runner.reserve(self._runner.length(self._entering[0]) if alone else self._columns)
         slots = self._places(self._entering)
         logits = self._runner.enter(self._entering, slots)
         rows = [self._begin(task) for task in self._entering]
-        done = []
         for slot, row, token in zip(slots, rows, choose(logits, rows), strict=True):
             if finished := self._write(row, token):
-                done.append(finished)
+                self._done.append(finished)
             else:
                 self._put(slot, row)
         self._entering = []
         self._changed = True
-        return done
 
     def _places(self, tasks: Sequence[Task]) -> list[int]:
         """Choose free slots, beside rows of the same mixture where there are such."""
@@ -196,14 +200,14 @@ class RunningBatch:
             return Finished(row.task, row.tokens, "length")
         return None
 
-    def _shrink(self) -> list[Finished]:
+    def _shrink(self) -> None:
         """Begin again with half as many slots; one row alone that does not fit has failed."""
         tasks = [row.task for row in self._rows if row] + self._entering
         self._rows, self._entering = [], []
         if self._slots == 1:
             self._runner.reset(1)
             self._columns = self._waiting.longest(self._runner.length)
-            return [
+            self._done += [
                 Finished(
                     task,
                     (),
@@ -213,9 +217,9 @@ class RunningBatch:
                 )
                 for task in tasks
             ]
+            return
         self._slots = max(1, min(self._slots, len(tasks)) // 2)
         logger.warning("out of memory: going on with %d rows at once", self._slots)
         self._runner.reset(self._slots)
         for task in tasks:
             self._waiting.add(task)
-        return []

@@ -13,8 +13,7 @@ from dovetail.loader.heads.results import Classification
 from dovetail.loader.heads.running import Find, Job, Lane, Runner
 
 if TYPE_CHECKING:
-    from dovetail.loader.heads.head import Task
-    from dovetail.loader.rows import Row
+    from dovetail.loader.rows import Row, Verb
 
 
 class Classifier(Runner[Classification]):
@@ -23,7 +22,8 @@ class Classifier(Runner[Classification]):
     Args:
         model: The frozen transformers model.
         tokenizer: Its tokenizer.
-        find: Gives the adapter for a reference, and what `make_head` made for it.
+        find: Gives the adapter for a reference, and what `make_head` made for it; refuses adapters
+            that were trained for something else.
         lock: Held during each batch, so that adapters are not changed under it.
         batch_size: Rows in one forward pass, at most.
         problem_type: What the outputs mean, as in transformers' configurations, instead of what
@@ -33,8 +33,7 @@ class Classifier(Runner[Classification]):
         InvalidInput: ``batch_size`` or ``problem_type`` cannot be used.
     """
 
-    task: Task = "SEQ_CLS"
-    verb = "classify"
+    verb: Verb = "classify"
 
     def __init__(
         self,
@@ -84,11 +83,11 @@ class Classifier(Runner[Classification]):
         logits = head.logits(batch).float().cpu()
         scores = as_scores(logits, problem)
         for job, row, raw in zip(jobs, scores.tolist(), logits.tolist(), strict=True):
-            best = head.labels[max(range(len(row)), key=row.__getitem__)]
+            best = adapter.labels[max(range(len(row)), key=row.__getitem__)]
             yield Classification(
                 index=job.index,
                 label=None if problem == "regression" else best,
-                scores=dict(zip(head.labels, row, strict=True)),
+                scores=dict(zip(adapter.labels, row, strict=True)),
                 logits=tuple(raw),
                 adapter=adapter,
                 error=None,

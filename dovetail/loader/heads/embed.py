@@ -15,7 +15,8 @@ from dovetail.loader.heads.running import Find, Job, Lane, Runner
 from dovetail.loader.tree import Snapshot
 
 if TYPE_CHECKING:
-    from dovetail.loader.heads.head import Head, Task
+    from dovetail.loader.heads.head import Head
+    from dovetail.loader.rows import Verb
 
 Pooling = Literal["mean", "last", "cls"]
 
@@ -29,7 +30,8 @@ class Embedder(Runner[Embedding]):
     Args:
         model: The frozen transformers model.
         tokenizer: Its tokenizer.
-        find: Gives the adapter for a reference, and what `make_head` made for it.
+        find: Gives the adapter for a reference, and what `make_head` made for it; refuses adapters
+            that were trained for something else.
         lock: Held during each batch, so that adapters are not changed under it.
         batch_size: Rows in one forward pass, at most.
         pooling: ``mean`` of all tokens, the ``last`` or the first (``cls``).
@@ -38,8 +40,7 @@ class Embedder(Runner[Embedding]):
         InvalidInput: ``batch_size`` or ``pooling`` cannot be used.
     """
 
-    task: Task = "FEATURE_EXTRACTION"
-    verb = "embed"
+    verb: Verb = "embed"
 
     def __init__(
         self,

@@ -15,16 +15,18 @@ import torch
 from dovetail.errors import InvalidInput, InvalidRow
 from dovetail.loader.engine.memory import is_out_of_memory, release
 from dovetail.loader.heads.batch import Batch, make_batch, positions
-from dovetail.loader.heads.head import Head, Task
+from dovetail.loader.heads.head import Head
 from dovetail.loader.heads.results import Classification, Embedding
 from dovetail.loader.routes import Batching
 
 if TYPE_CHECKING:
-    from dovetail.loader.rows import AttachedAdapter, Row
+    from dovetail.loader.rows import AttachedAdapter, Row, Verb
 
 _WINDOW = 16
 
-Find = Callable[[str], "tuple[AttachedAdapter, object]"]
+Find = Callable[[str], "tuple[AttachedAdapter, Head]"]
+"""Gives an adapter and its model; refuses those that were trained for something else."""
+
 Result = TypeVar("Result", Classification, Embedding)
 
 
@@ -51,13 +53,13 @@ class Runner(ABC, Generic[Result]):
     Args:
         model: The frozen transformers model.
         tokenizer: Its tokenizer.
-        find: Gives the adapter for a reference, and what `make_head` made for it.
+        find: Gives the adapter for a reference, and what `make_head` made for it; refuses adapters
+            that were trained for something else.
         lock: Held during each batch, so that adapters are not changed under it.
         batch_size: Rows in one forward pass, at most.
     """
 
-    task: Task
-    verb: str
+    verb: Verb
 
     def __init__(
         self,
@@ -135,16 +137,7 @@ class Runner(ABC, Generic[Result]):
                 f"to {self.verb} a row takes one adapter, not {', '.join(map(repr, given))}",
                 adapters=given,
             )
-        (reference,) = given
-        adapter, head = self._find(reference)
-        if not isinstance(head, Head) or head.task != self.task:
-            trained = head.task if isinstance(head, Head) else "generating text"
-            raise InvalidInput(
-                f"{reference!r} was trained for {trained}, not for {self.task}: it cannot "
-                f"{self.verb} rows",
-                reference=reference,
-            )
-        return Lane(adapter, head)
+        return Lane(*self._find(given[0]))
 
     def _prepare(self, index: int, row: Row, lane: Lane) -> Job:
         """Tokenise one row and see that it fits.

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch.nn import functional
 
 from dovetail.loader.native.adapter import LowRank
+from dovetail.loader.native.groups import Groups
+from dovetail.loader.native.stacks import Stack
 
-# Up to so many runs are multiplied one after the other. With more, and few tokens in a row, all
-# are multiplied at once, from matrices gathered for the batch. Gathering reads and writes every
-# adapter once, which on the CPU takes as long as some steps without it, so it waits for as many:
-# fewer in half precision, whose products of single rows are slow. On an accelerator a few launches
-# cost more than gathering.
-LOOP_RUNS = 4
-GATHER_TOKENS = 8
-GATHER_AFTER_CPU = 6
-GATHER_AFTER_CPU_HALF = 1
-GATHER_AFTER_DEVICE = 0
-
-_HALF = 2  # bytes
+_FULL = 4  # bytes
+# Runs of so many tokens on average are multiplied one after the other, where single products are
+# cheap to start: in full precision on the CPU.
+LOOP_TOKENS = 16
 
 Run = tuple[int, LowRank | None]
 
@@ -39,21 +33,36 @@ class LinearDelta:
     Args:
         runs: Neighbouring rows with the same pair, as a number of rows and the pair, in order;
             together all rows of the batch.
+        stack: The module's matrices by seat.
+        seats: The seat of each run, None without a pair.
+        groups: Gives the places of all tokens, for a number of tokens of each row.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs = runs
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        *,
+        stack: Stack,
+        seats: Sequence[int | None],
+        groups: Callable[[int], Groups],
+    ) -> None:
+        self._rows = sum(count for count, _ in runs)
+        self._runs, self._stack, self._groups = runs, stack, groups
         self._pairs = [
             None if pair is None else (pair.down_t, pair.up_t, pair.scale) for _, pair in runs
         ]
-        self._rows = sum(count for count, _ in runs)
         self._only = self._pairs[0] if len(self._pairs) == 1 else None
-        down = next(pair.down for _, pair in runs if pair is not None)
+        self._seated = {
+            seat: pair
+            for seat, (_, pair) in zip(seats, runs, strict=True)
+            if seat is not None and pair is not None
+        }
+        down = next(iter(self._seated.values())).down
         self._dtype = down.dtype
+        self._loops = down.device.type == "cpu" and down.dtype.itemsize >= _FULL
         self._sizes: dict[int, list[int]] = {}
-        few = sum(pair is not None for pair in self._pairs) <= LOOP_RUNS
-        self._calls_left = -1 if few else _calls_before_gathering(down)
-        self._gathered: _Gathered | None = None
+        self._factors: dict[int, torch.Tensor] = {}
+        self._seen = -1
 
     def add(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the output with the rows' products added, in place where that goes.
@@ -68,19 +77,20 @@ class LinearDelta:
         if not output.is_contiguous():
             output = output.contiguous()
         x2 = x.reshape(-1, x.shape[-1])
-        if x2.shape[0] % self._rows:
-            raise RuntimeError(uneven(x2.shape[0], self._rows))
+        tokens = x2.shape[0]
+        if tokens % self._rows:
+            raise RuntimeError(uneven(tokens, self._rows))
         out2 = output.view(-1, output.shape[-1])
         if self._only is not None:
             down_t, up_t, scale = self._only
             out2.addmm_(x2.mm(down_t), up_t, alpha=scale)
-            return output
-        each = x2.shape[0] // self._rows
-        if self._calls_left >= 0 and each <= GATHER_TOKENS:
-            if self._calls_left == 0:
-                self._add_gathered(x2, out2)
-                return output
-            self._calls_left -= 1
+        elif self._loops and tokens >= LOOP_TOKENS * len(self._runs):
+            self._add_runs(x2, out2, tokens // self._rows)
+        else:
+            self._add_groups(x2, out2, self._groups(tokens // self._rows))
+        return output
+
+    def _add_runs(self, x2: torch.Tensor, out2: torch.Tensor, each: int) -> None:
         sizes = self._sizes.get(each)
         if sizes is None:
             sizes = self._sizes[each] = [count * each for count, _ in self._runs]
@@ -89,59 +99,22 @@ class LinearDelta:
         ):
             if pair is not None:
                 out.addmm_(part.mm(pair[0]), pair[1], alpha=pair[2])
-        return output
 
-    def _add_gathered(self, x2: torch.Tensor, out2: torch.Tensor) -> None:
-        if self._gathered is None:
-            self._gathered = _Gathered(self._runs, x2.device)
-        self._gathered.add(
-            x2.view(self._rows, -1, x2.shape[-1]), out2.view(self._rows, -1, out2.shape[-1])
-        )
-
-
-def _calls_before_gathering(tensor: torch.Tensor) -> int:
-    if tensor.device.type != "cpu":
-        return GATHER_AFTER_DEVICE
-    return GATHER_AFTER_CPU_HALF if tensor.dtype.itemsize == _HALF else GATHER_AFTER_CPU
-
-
-class _Gathered:
-    """The pairs of all rows in two tensors, the ranks filled up with zeros.
-
-    Args:
-        runs: As for ``LinearDelta``.
-        device: Where the products are made.
-    """
-
-    def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
-        pairs: list[LowRank] = []
-        places: list[int] = []
-        row = 0
-        for count, pair in runs:
-            if pair is not None:
-                pairs += [pair] * count
-                places += range(row, row + count)
-            row += count
-        self._places = None if len(places) == row else torch.tensor(places, device=device)
-        rank = max(len(pair.down) for pair in pairs)
-        self._downs = torch.stack([_filled(pair.down, rank) for pair in pairs]).transpose(1, 2)
-        self._ups = torch.stack([_filled(pair.up_t, rank) for pair in pairs])
-        scales = [[[pair.scale]] for pair in pairs]
-        self._scales = torch.tensor(scales, device=device, dtype=self._ups.dtype)
-
-    def add(self, x: torch.Tensor, output: torch.Tensor) -> None:
-        """Add to ``output`` of ``[rows, tokens, outputs]`` in place."""
-        if self._places is None:
-            output.baddbmm_(x.bmm(self._downs).mul_(self._scales), self._ups)
-        else:
-            low = x.index_select(0, self._places).bmm(self._downs).mul_(self._scales)
-            output.index_add_(0, self._places, low.bmm(self._ups))
-
-
-def _filled(matrix: torch.Tensor, rank: int) -> torch.Tensor:
-    """Add lines of zeros up to a rank."""
-    missing = rank - matrix.shape[0]
-    return functional.pad(matrix, (0, 0, 0, missing)) if missing else matrix
+    def _add_groups(self, x2: torch.Tensor, out2: torch.Tensor, groups: Groups) -> None:
+        stack, seats = self._stack, groups.seats
+        if self._seen != stack.changes:
+            # Another batch may have needed the seats since the last time.
+            stack.seat(self._seated, seats=seats)
+            self._seen = stack.changes
+        factors = self._factors.get(groups.width)
+        if factors is None:
+            pairs = [self._seated.get(seat) for seat in range(seats)]
+            scales = [0.0 if pair is None else pair.scale for pair in pairs]
+            factors = self._factors[groups.width] = groups.factors(scales, self._dtype)
+        placed = x2.index_select(0, groups.take).view(seats, groups.width, -1)
+        low = placed.bmm(stack.downs[:seats].transpose(1, 2)).mul_(factors)
+        high = low.bmm(stack.ups[:seats].transpose(1, 2))
+        out2.index_add_(0, groups.take, high.view(-1, out2.shape[1]))
 
 
 class EmbeddingDelta:

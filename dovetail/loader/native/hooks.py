@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from dovetail.loader.native.adapter import NativeAdapter
 from dovetail.loader.native.mix import Mix
+from dovetail.loader.native.stacks import Seats, Stack
 
 __all__ = ["Mix", "ModuleHooks"]
 
@@ -36,11 +38,14 @@ def _announced(current: _Current, mix: Mix) -> Iterator[None]:
 class _Hook:
     """One hook on one module, for all adapters, as long as any watched adapter needs it."""
 
-    __slots__ = ("_current", "_handle", "_name", "users")
+    __slots__ = ("_current", "_handle", "_name", "_seats", "stack", "users")
 
-    def __init__(self, name: str, module: nn.Module, current: _Current, *, on_input: bool) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, current: _Current, seats: Seats, *, on_input: bool
+    ) -> None:
         self._name = name
         self._current = current
+        self._seats, self.stack = seats, Stack()
         self._handle = (
             module.register_forward_pre_hook(self._before)
             if on_input
@@ -63,7 +68,7 @@ class _Hook:
         mix = self._current.mix
         if mix is None:
             return None
-        return mix.change_output(self._name, inputs[0], output)
+        return mix.change_output(self._name, inputs[0], output, stack=self.stack, seats=self._seats)
 
 
 class ModuleHooks:
@@ -80,21 +85,30 @@ class ModuleHooks:
         self._modules: dict[str, nn.Module] = dict(model.named_modules())
         self._current, self._at_head = _Current(), _Current()
         self._head = model.get_output_embeddings()
+        self._seats = Seats()
+        self._watched: Counter[int] = Counter()
         self._hooks: dict[tuple[str, bool], _Hook] = {}
 
     def watch(self, adapter: NativeAdapter) -> None:
         """Put hooks on the adapter's modules, so that rows can run with it."""
+        self._watched[id(adapter)] += 1
         for place in _places(adapter):
             hook = self._hooks.get(place)
             if hook is None:
                 name, on_input = place
                 module = self._modules[name]
                 current = self._at_head if module is self._head else self._current
-                hook = self._hooks[place] = _Hook(name, module, current, on_input=on_input)
+                hook = self._hooks[place] = _Hook(
+                    name, module, current, self._seats, on_input=on_input
+                )
             hook.users += 1
 
     def unwatch(self, adapter: NativeAdapter) -> None:
         """Remove the hooks that only this adapter needed; it was watched before."""
+        self._watched[id(adapter)] -= 1
+        if self._watched[id(adapter)] <= 0:
+            del self._watched[id(adapter)]
+            self._seats.leave(adapter)
         for place in _places(adapter):
             hook = self._hooks.get(place)
             if hook is None:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from dovetail.loader.native.adapter import LowRank, NativeAdapter
+from dovetail.loader.native.adapter import NativeAdapter
 from dovetail.loader.native.delta import Delta, EmbeddingDelta, LinearDelta
 from dovetail.loader.native.factors import Factors
+from dovetail.loader.native.groups import Groups
+from dovetail.loader.native.stacks import Seats, Stack
 
 Runs = list[tuple[int, NativeAdapter | None]]
 
@@ -32,16 +34,22 @@ class Mix:
         self._loras = _runs(rows, "lora")
         self._vectors = _runs(rows, "ia3")
         self._deltas: dict[str, Delta | None] = {}
+        self._seats: list[int | None] | None = None
+        self._groups: dict[int, Groups] = {}
         self._outputs: dict[str, Factors | None] = {}
         self._inputs: dict[str, Factors | None] = {}
 
-    def change_output(self, name: str, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    def change_output(
+        self, name: str, x: torch.Tensor, output: torch.Tensor, *, stack: Stack, seats: Seats
+    ) -> torch.Tensor:
         """Apply the rows' LoRA, then their IA3, to a module's output, in place where that goes.
 
         Args:
             name: The module.
             x: What went into it, ``[rows * copies, ..., inputs]``, or ids for an embedding.
             output: What came out.
+            stack: The module's matrices by seat.
+            seats: Who sits where.
 
         Raises:
             RuntimeError: The first dimension is no multiple of the number of rows.
@@ -49,7 +57,7 @@ class Mix:
         try:
             delta, factors = self._deltas[name], self._outputs[name]
         except KeyError:
-            delta = self._deltas[name] = self._make_delta(name, embeds=not x.is_floating_point())
+            delta = self._deltas[name] = self._make_delta(name, x, stack, seats)
             factors = self._outputs[name] = self._make_factors(name, on_input=False)
         if delta is not None:
             output = delta.add(x, output)
@@ -69,15 +77,33 @@ class Mix:
             factors = self._inputs[name] = self._make_factors(name, on_input=True)
         return x if factors is None else factors.scaled(x)
 
-    def _make_delta(self, name: str, *, embeds: bool) -> Delta | None:
-        pairs = [
+    def _make_delta(self, name: str, x: torch.Tensor, stack: Stack, seats: Seats) -> Delta | None:
+        runs = [
             (count, None if adapter is None else adapter.low_rank.get(name))
             for count, adapter in self._loras
         ]
-        merged = _without_gaps(pairs)
-        if all(pair is None for _, pair in merged):
+        if all(pair is None for _, pair in runs):
             return None
-        return EmbeddingDelta(merged) if embeds else LinearDelta(merged)
+        if not x.is_floating_point():
+            return EmbeddingDelta(runs)
+        if self._seats is None:
+            self._seats = self._take_seats(seats)
+
+        def groups(each: int) -> Groups:
+            if each not in self._groups:
+                places = [
+                    (count, seat)
+                    for (count, _), seat in zip(self._loras, self._seats or (), strict=True)
+                ]
+                self._groups[each] = Groups(places, each=each, device=x.device)
+            return self._groups[each]
+
+        return LinearDelta(runs, stack=stack, seats=self._seats, groups=groups)
+
+    def _take_seats(self, seats: Seats) -> list[int | None]:
+        adapters = {id(adapter): adapter for _, adapter in self._loras if adapter is not None}
+        own = dict(zip(adapters, seats.assign(list(adapters.values())), strict=True))
+        return [None if adapter is None else own[id(adapter)] for _, adapter in self._loras]
 
     def _make_factors(self, name: str, *, on_input: bool) -> Factors | None:
         vectors: list[tuple[int, torch.Tensor | None]] = []
@@ -106,14 +132,3 @@ def _runs(rows: Sequence[Sequence[NativeAdapter]], kind: str) -> Runs:
         else:
             runs.append((1, adapter))
     return runs
-
-
-def _without_gaps(pairs: list[tuple[int, LowRank | None]]) -> list[tuple[int, LowRank | None]]:
-    """Join neighbouring runs without a pair."""
-    merged: list[tuple[int, LowRank | None]] = []
-    for count, pair in pairs:
-        if merged and pair is None and merged[-1][1] is None:
-            merged[-1] = (merged[-1][0] + count, None)
-        else:
-            merged.append((count, pair))
-    return merged

@@ -1,0 +1,65 @@
+"""Which tokens of a batch belong to which adapter, in the shape that one product needs.
+
+::
+
+    tokens   a a b c c c          seats      0: a a .     take    0 1 0
+    runs     2   1 3                         1: b . .             2 0 0
+                                             2: c c c             3 4 5
+
+A place that no token fills takes the first token, and what comes of it is multiplied by zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+class Groups:
+    """Tokens by seat.
+
+    Args:
+        runs: Neighbouring rows with the same adapter, as a number of rows and the adapter's seat,
+            None without one; in order, together all rows.
+        each: Tokens of each row.
+        device: Where the model is.
+
+    Attributes:
+        seats: Number of seats, empty ones before the last included.
+        width: Tokens of the seat that has most.
+        take: Token in each place, ``[seats * width]``.
+        filled: 1 where a place has a token of its own, else 0, ``[seats, width, 1]``.
+    """
+
+    def __init__(
+        self, runs: Sequence[tuple[int, int | None]], *, each: int, device: torch.device
+    ) -> None:
+        tokens: dict[int, list[int]] = {}
+        at = 0
+        for count, seat in runs:
+            after = at + count * each
+            if seat is not None:
+                tokens.setdefault(seat, []).extend(range(at, after))
+            at = after
+        self.seats = max(tokens) + 1
+        self.width = max(map(len, tokens.values()))
+        places = [tokens.get(seat, []) for seat in range(self.seats)]
+        take = [token for own in places for token in [*own, *[0] * (self.width - len(own))]]
+        filled = [[[float(at < len(own))] for at in range(self.width)] for own in places]
+        self.take = torch.tensor(take, device=device)
+        self.filled = torch.tensor(filled, device=device, dtype=torch.float64)
+        self._factors: dict[tuple[float, ...], torch.Tensor] = {}
+
+    def factors(self, scales: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+        """Return what to multiply each place with, ``[seats, width, 1]``.
+
+        Args:
+            scales: One per seat.
+            dtype: Type to compute in.
+        """
+        key = tuple(scales)
+        if key not in self._factors:
+            each = self.filled.new_tensor(scales)[:, None, None]
+            self._factors[key] = (self.filled * each).to(dtype)
+        return self._factors[key]

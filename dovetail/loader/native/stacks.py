@@ -1,0 +1,105 @@
+"""The matrices of the adapters in use side by side, so that one product serves them all.
+
+Every adapter in use has a seat, the same at all modules; a module's stack holds its matrices there.
+A seat keeps what it has until another adapter needs the place, so a batch whose rows come and go
+copies an adapter once, when it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from dovetail.loader.native.adapter import LowRank, NativeAdapter
+
+
+class Seats:
+    """Which adapter sits where."""
+
+    def __init__(self) -> None:
+        self._adapters: list[NativeAdapter | None] = []
+
+    def assign(self, adapters: Sequence[NativeAdapter]) -> list[int]:
+        """Give each adapter a seat: its own, if it has one, else the first that none of them has.
+
+        Args:
+            adapters: Different adapters.
+        """
+        asked = set(map(id, adapters))
+        taken = {id(adapter): seat for seat, adapter in enumerate(self._adapters)}
+        free = iter(
+            [seat for seat, adapter in enumerate(self._adapters) if id(adapter) not in asked]
+        )
+        seats = []
+        for adapter in adapters:
+            seat = taken.get(id(adapter))
+            if seat is None:
+                seat = next(free, None)
+            if seat is None:
+                seat = len(self._adapters)
+                self._adapters.append(None)
+            self._adapters[seat] = adapter
+            seats.append(seat)
+        return seats
+
+    def leave(self, adapter: NativeAdapter) -> None:
+        """Free an adapter's seat, if it has one."""
+        self._adapters = [None if there is adapter else there for there in self._adapters]
+
+
+class Stack:
+    """One module's matrices, by seat.
+
+    Attributes:
+        downs: ``[seats, rank, inputs]``, ranks filled up with zeros.
+        ups: ``[seats, outputs, rank]``, likewise.
+        changes: Counts the changes of any seat.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: list[LowRank | None] = []
+        self.changes = 0
+        self.clear()
+
+    def seat(self, pairs: Mapping[int, LowRank], *, seats: int) -> None:
+        """See that pairs are in their seats, and that there are so many seats."""
+        there = self._pairs
+        missing = [
+            (seat, pair)
+            for seat, pair in pairs.items()
+            if seat >= len(there) or there[seat] is not pair
+        ]
+        if not missing and seats <= len(there):
+            return
+        self.changes += 1
+        rank = max(len(pair.down) for pair in pairs.values())
+        self._grow(max(seats, len(there)), rank, next(iter(pairs.values())))
+        for seat, pair in missing:
+            own = len(pair.down)
+            self.downs[seat, :own] = pair.down
+            self.ups[seat, :, :own] = pair.up
+            # Finite in any case, since what is left over is multiplied by zero at most.
+            self.downs[seat, own:] = 0
+            self.ups[seat, :, own:] = 0
+            self._pairs[seat] = pair
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self.downs = self.ups = torch.empty(0)
+        self._pairs = []
+        self.changes += 1
+
+    def _grow(self, seats: int, rank: int, like: LowRank) -> None:
+        old = len(self._pairs)
+        rank = max(rank, self.downs.shape[1] if old else 0)
+        if old == seats and self.downs.shape[1] == rank:
+            return
+        downs = like.down.new_zeros(seats, rank, like.down.shape[1])
+        ups = like.up.new_zeros(seats, like.up.shape[0], rank)
+        if old:
+            before = self.downs.shape[1]
+            downs[:old, :before] = self.downs
+            ups[:old, :, :before] = self.ups
+        self.downs, self.ups = downs, ups
+        self._pairs += [None] * (seats - old)
