@@ -168,7 +168,7 @@ class FrozenBase:
         do_sample: bool | None = None,
         seed: int | None = None,
         ordered: bool = True,
-        prefill_tokens: int = 512,
+        prefill_tokens: int = 256,
         on_done: Callable[[Generation], None] | None = None,
         **generation_options: Any,
     ) -> Iterator[Generation]:

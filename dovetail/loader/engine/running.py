@@ -12,11 +12,17 @@ from dovetail.loader.engine.choosing import choose
 from dovetail.loader.engine.memory import is_out_of_memory
 from dovetail.loader.engine.task import Finished, Running, Task
 from dovetail.loader.engine.waiting import Waiting
+from dovetail.loader.lane import Mixture
 
 logger = logging.getLogger(__name__)
 
 # Rows enter together: a pass over a few tokens reads all weights, as a pass over many does.
 _TOGETHER = 8  # of so many slots, one is let wait for the next
+
+
+def _neighbourhood(task: Task) -> tuple[Mixture, Mixture]:
+    """Sort rows so that those with the same adapters enter in one pass."""
+    return task.lane.mixture, task.lane.past_key or ()
 
 
 class Runner(Protocol):
@@ -134,11 +140,9 @@ class RunningBatch:
                 self._slots = affordable
                 self._runner.reset(affordable)
             self._rows = []
-        running = [(row.task, row.task.limit - len(row.tokens)) for row in self._rows if row]
-        entering = self._waiting.take(
-            self._slots - len(running), running=running, slots=self._slots
-        )
-        self._entering = sorted(entering, key=lambda task: task.lane.mixture)
+        running = [row.task for row in self._rows if row]
+        entering = self._waiting.take(self._slots - len(running), running=running)
+        self._entering = sorted(entering, key=_neighbourhood)
         # With one slot, a row is not to fail for the length of another.
         alone = self._slots == 1
         self._runner.reserve(self._runner.length(self._entering[0]) if alone else self._columns)

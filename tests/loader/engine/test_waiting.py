@@ -1,5 +1,7 @@
 """Which rows enter next: each once, none passed over for ever, adapters that run first."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +34,7 @@ def test_every_row_enters_once(tasks, moves, patience):
             waiting.add(task)
         del arriving[:arrivals]
         here = len(waiting)
-        taken = waiting.take(free, running=[], slots=8)
+        taken = waiting.take(free, running=[])
         assert len(taken) == min(free, here)
         assert len(waiting) == here - len(taken)
         left += taken
@@ -51,7 +53,7 @@ def test_no_row_is_passed_over_for_ever(tasks, free, patience):
         if len(here) < free + 2:
             continue
         overdue = sorted(index for index in here if task.index - index > patience)
-        taken = [t.index for t in waiting.take(free, running=[], slots=4)]
+        taken = [t.index for t in waiting.take(free, running=[])]
         here -= set(taken)
         assert taken[: len(overdue)] == overdue[:free]
 
@@ -63,8 +65,8 @@ def test_rows_of_adapters_that_run_enter_first(limit, others, rows):
     tasks = tasks_of([(0, limit)] * (rows + others) + [(1, limit)] * rows)
     for task in tasks:
         waiting.add(task)
-    running = [(Task(100 + at, (5,), limit, LANES[1]), limit) for at in range(4)]
-    taken = waiting.take(rows, running=running, slots=4)
+    running = [Task(100 + at, (5,), limit, LANES[1]) for at in range(4)]
+    taken = waiting.take(rows, running=running)
     assert [task.lane for task in taken] == [LANES[1]] * rows
 
 
@@ -75,6 +77,16 @@ def test_the_longest_is_that_of_the_rows_that_wait(tasks):
     for task in tasks:
         waiting.add(task)
     assert waiting.longest(lambda task: task.limit) == max(task.limit for task in tasks)
-    taken = waiting.take(len(tasks) // 2, running=[], slots=4)
+    taken = waiting.take(len(tasks) // 2, running=[])
     rest = [task.limit for task in tasks if task not in taken]
     assert waiting.longest(lambda task: task.limit) == max(rest, default=0)
+
+
+@given(tasks=TASKS.filter(len))
+def test_rows_that_may_write_most_enter_first(tasks):
+    """No row waits for one of less than half its limit, whatever their adapters."""
+    waiting = Waiting(patience=1000)
+    for task in tasks:
+        waiting.add(task)
+    limits = [task.limit for task in waiting.take(len(tasks), running=[])]
+    assert all(later < 2 * before for before, later in itertools.pairwise(limits))
