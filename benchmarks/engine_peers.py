@@ -12,13 +12,13 @@ import torch
 
 from benchmarks.engine_shapes import PAD, Shape, load_frozen
 from benchmarks.engine_work import Tokens, Work
-from dovetail.loader.model import keep_head_contiguous
+from dovetail.loader.engine.head import Head
 
 
 @contextmanager
 def contiguous_head(model: Any, *, on: bool) -> Iterator[None]:
     """Spare a peer the slow path of a sliced input to the output layer, for the time of a turn."""
-    undo = keep_head_contiguous(model) if on else lambda: None
+    undo = Head(model).close if on else lambda: None
     try:
         yield
     finally:

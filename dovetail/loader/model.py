@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -123,27 +123,6 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def keep_head_contiguous(model: Any) -> Callable[[], None]:
-    """Give the output embedding contiguous input; return how to undo it.
-
-    transformers hands over a slice of the hidden states. With frozen weights the matrix product of
-    a slice takes a path that is many times slower on CPUs, most of all in bfloat16.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        return lambda: None
-
-    def contiguous(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0].contiguous(), *inputs[1:])
-
-    handle = head.register_forward_pre_hook(contiguous)
-
-    def undo() -> None:
-        handle.remove()
-
-    return undo
 
 
 def _choose_class(config: Any, checkpoint: BaseCheckpoint) -> tuple[Any, dict[str, Any]]:
