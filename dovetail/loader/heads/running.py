@@ -17,6 +17,7 @@ from dovetail.loader.engine.memory import is_out_of_memory, release
 from dovetail.loader.heads.batch import Batch, make_batch, positions
 from dovetail.loader.heads.head import Head
 from dovetail.loader.heads.results import Classification, Embedding
+from dovetail.loader.options import check_count
 from dovetail.loader.routes import Batching
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ class Runner(ABC, Generic[Result]):
         lock: AbstractContextManager[Any],
         batch_size: int = 16,
     ) -> None:
-        if batch_size < 1:
-            raise InvalidInput(f"batch_size is {batch_size!r}; it must be a whole number from 1")
+        check_count(batch_size, name="batch_size")
         self._model = model
         self._tokenizer = tokenizer
         self._find = find
