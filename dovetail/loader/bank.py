@@ -122,9 +122,12 @@ class Bank:
             )
         return adapter
 
-    def attach_directory(self, path: Path, *, name: str) -> AttachedAdapter:
-        """Attach a payload from a plain directory."""
-        payload = read_payload(path)
+    def attach_directory(
+        self, path: Path, *, name: str, payload: Payload | None = None
+    ) -> AttachedAdapter:
+        """Attach a payload from a plain directory; it is read unless it was a moment ago."""
+        if payload is None:
+            payload = read_payload(path)
         known = self._adapters.get(name)
         if known is not None and known.payload_digest == payload.digest:
             return known

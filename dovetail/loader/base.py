@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dovetail.loader.heads.embed import Pooling
     from dovetail.loader.heads.results import Classification, Embedding
+    from dovetail.registry.payload import Payload
     from dovetail.registry.store import Registry
 
 
@@ -131,7 +132,11 @@ class FrozenBase:
         )
 
     def attach_directory(
-        self, path: str | os.PathLike[str], *, name: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        payload: Payload | None = None,
     ) -> AttachedAdapter:
         """Attach an adapter from a directory, without a registry.
 
@@ -141,6 +146,8 @@ class FrozenBase:
         Args:
             path: Directory with ``adapter_config.json`` and ``adapter_model.safetensors``.
             name: What rows call it; the path as given if None.
+            payload: What `dovetail.registry.payload.read_payload` found there a moment ago, to
+                spare another look; None to look now.
 
         Raises:
             InvalidPayload: The directory is damaged or unsafe, or PEFT cannot attach it as it is.
@@ -148,7 +155,7 @@ class FrozenBase:
         """
         self._require_open()
         return self._bank.attach_directory(
-            Path(path), name=os.fspath(path) if name is None else name
+            Path(path), name=os.fspath(path) if name is None else name, payload=payload
         )
 
     def detach(self, reference: str | Reference) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Set
@@ -87,8 +88,8 @@ class Waiting:
 
 
 def _class(task: Task) -> int:
-    """Return the same for limits that are about equal: within a factor of two."""
-    return task.limit.bit_length()
+    """Return the same for limits that are about equal: two classes from one power of two on."""
+    return int(2 * math.log2(task.limit))
 
 
 def _order(task: Task) -> tuple[int, int]:

@@ -9,13 +9,15 @@ import torch
 from torch.nn import functional
 
 from dovetail.loader.native.adapter import LowRank
+from dovetail.loader.native.chunks import Chunk, cut_into_chunks
 from dovetail.loader.native.groups import Groups
 from dovetail.loader.native.stacks import Stack
 
 _FULL = 4  # bytes
-# Runs of so many tokens on average are multiplied one after the other, where single products are
-# cheap to start: in full precision on the CPU.
-LOOP_TOKENS = 16
+# Runs of so many tokens on average are multiplied in chunks; shorter ones by seats, all at once.
+CHUNK_TOKENS = 8
+# A product in half precision costs its start more than its size, so several runs share one.
+CHUNK_RUNS = 4
 
 Run = tuple[int, LowRank | None]
 
@@ -34,7 +36,7 @@ class LinearDelta:
         runs: Neighbouring rows with the same pair, as a number of rows and the pair, in order;
             together all rows of the batch.
         stack: The module's matrices by seat.
-        seats: The seat of each run, None without a pair.
+        seats: Gives the seat of each run, None without a pair.
         groups: Gives the places of all tokens, for a number of tokens of each row.
     """
 
@@ -43,24 +45,17 @@ class LinearDelta:
         runs: Sequence[Run],
         *,
         stack: Stack,
-        seats: Sequence[int | None],
+        seats: Callable[[], Sequence[int | None]],
         groups: Callable[[int], Groups],
     ) -> None:
         self._rows = sum(count for count, _ in runs)
-        self._runs, self._stack, self._groups = runs, stack, groups
-        self._pairs = [
-            None if pair is None else (pair.down_t, pair.up_t, pair.scale) for _, pair in runs
-        ]
-        self._only = self._pairs[0] if len(self._pairs) == 1 else None
-        self._seated = {
-            seat: pair
-            for seat, (_, pair) in zip(seats, runs, strict=True)
-            if seat is not None and pair is not None
-        }
-        down = next(iter(self._seated.values())).down
+        self._runs, self._stack, self._seats, self._groups = runs, stack, seats, groups
+        self._seated: dict[int, LowRank] = {}
+        down = next(pair.down for _, pair in runs if pair is not None)
         self._dtype = down.dtype
-        self._loops = down.device.type == "cpu" and down.dtype.itemsize >= _FULL
-        self._sizes: dict[int, list[int]] = {}
+        alone = down.device.type == "cpu" and down.dtype.itemsize >= _FULL
+        self._together = 1 if alone else CHUNK_RUNS
+        self._chunks: list[tuple[int, Chunk | None]] = []
         self._factors: dict[int, torch.Tensor] = {}
         self._seen = -1
 
@@ -81,27 +76,30 @@ class LinearDelta:
         if tokens % self._rows:
             raise RuntimeError(uneven(tokens, self._rows))
         out2 = output.view(-1, output.shape[-1])
-        if self._only is not None:
-            down_t, up_t, scale = self._only
-            out2.addmm_(x2.mm(down_t), up_t, alpha=scale)
-        elif self._loops and tokens >= LOOP_TOKENS * len(self._runs):
-            self._add_runs(x2, out2, tokens // self._rows)
+        if len(self._runs) == 1 or tokens >= CHUNK_TOKENS * len(self._runs):
+            self._add_chunks(x2, out2, tokens // self._rows)
         else:
             self._add_groups(x2, out2, self._groups(tokens // self._rows))
         return output
 
-    def _add_runs(self, x2: torch.Tensor, out2: torch.Tensor, each: int) -> None:
-        sizes = self._sizes.get(each)
-        if sizes is None:
-            sizes = self._sizes[each] = [count * each for count, _ in self._runs]
-        for part, out, pair in zip(
-            x2.split_with_sizes(sizes), out2.split_with_sizes(sizes), self._pairs, strict=True
+    def _add_chunks(self, x2: torch.Tensor, out2: torch.Tensor, each: int) -> None:
+        if not self._chunks:
+            self._chunks = cut_into_chunks(self._runs, most=self._together)
+        sizes = [count * each for count, _ in self._chunks]
+        for part, out, (_, chunk) in zip(
+            x2.split_with_sizes(sizes), out2.split_with_sizes(sizes), self._chunks, strict=True
         ):
-            if pair is not None:
-                out.addmm_(part.mm(pair[0]), pair[1], alpha=pair[2])
+            if chunk is not None:
+                chunk.add(part, out)
 
     def _add_groups(self, x2: torch.Tensor, out2: torch.Tensor, groups: Groups) -> None:
         stack, seats = self._stack, groups.seats
+        if not self._seated:
+            self._seated = {
+                seat: pair
+                for seat, (_, pair) in zip(self._seats(), self._runs, strict=True)
+                if seat is not None and pair is not None
+            }
         if self._seen != stack.changes:
             # Another batch may have needed the seats since the last time.
             stack.seat(self._seated, seats=seats)
@@ -113,8 +111,11 @@ class LinearDelta:
             factors = self._factors[groups.width] = groups.factors(scales, self._dtype)
         placed = x2.index_select(0, groups.take).view(seats, groups.width, -1)
         low = placed.bmm(stack.downs[:seats].transpose(1, 2)).mul_(factors)
-        high = low.bmm(stack.ups[:seats].transpose(1, 2))
-        out2.index_add_(0, groups.take, high.view(-1, out2.shape[1]))
+        high = low.bmm(stack.ups[:seats]).view(-1, out2.shape[1])
+        if groups.back is None:
+            out2.index_add_(0, groups.take, high)
+        else:
+            out2.add_(high.index_select(0, groups.back))
 
 
 class EmbeddingDelta:

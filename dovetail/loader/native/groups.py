@@ -30,6 +30,7 @@ class Groups:
         width: Tokens of the seat that has most.
         take: Token in each place, ``[seats * width]``.
         filled: 1 where a place has a token of its own, else 0, ``[seats, width, 1]``.
+        back: Place of each token, ``[tokens]``, or None where some token has none.
     """
 
     def __init__(
@@ -48,6 +49,14 @@ class Groups:
         take = [token for own in places for token in [*own, *[0] * (self.width - len(own))]]
         filled = [[[float(at < len(own))] for at in range(self.width)] for own in places]
         self.take = torch.tensor(take, device=device)
+        self.back = None
+        if sum(map(len, tokens.values())) == at:
+            place = {
+                token: seat * self.width + number
+                for seat, own in tokens.items()
+                for number, token in enumerate(own)
+            }
+            self.back = torch.tensor([place[token] for token in range(at)], device=device)
         self.filled = torch.tensor(filled, device=device, dtype=torch.float64)
         self._factors: dict[tuple[float, ...], torch.Tensor] = {}
 

@@ -86,19 +86,20 @@ class Mix:
             return None
         if not x.is_floating_point():
             return EmbeddingDelta(runs)
-        if self._seats is None:
-            self._seats = self._take_seats(seats)
+
+        def own() -> list[int | None]:
+            if self._seats is None:
+                self._seats = self._take_seats(seats)
+            return self._seats
 
         def groups(each: int) -> Groups:
             if each not in self._groups:
-                places = [
-                    (count, seat)
-                    for (count, _), seat in zip(self._loras, self._seats or (), strict=True)
-                ]
+                counts = [count for count, _ in self._loras]
+                places = list(zip(counts, own(), strict=True))
                 self._groups[each] = Groups(places, each=each, device=x.device)
             return self._groups[each]
 
-        return LinearDelta(runs, stack=stack, seats=self._seats, groups=groups)
+        return LinearDelta(runs, stack=stack, seats=own, groups=groups)
 
     def _take_seats(self, seats: Seats) -> list[int | None]:
         adapters = {id(adapter): adapter for _, adapter in self._loras if adapter is not None}

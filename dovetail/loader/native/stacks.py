@@ -13,6 +13,8 @@ import torch
 
 from dovetail.loader.native.adapter import LowRank, NativeAdapter
 
+_ROOM = 1.25
+
 
 class Seats:
     """Which adapter sits where."""
@@ -23,9 +25,20 @@ class Seats:
     def assign(self, adapters: Sequence[NativeAdapter]) -> list[int]:
         """Give each adapter a seat: its own, if it has one, else the first that none of them has.
 
+        Every seat up to the last one costs time in every step, taken or not. So where a quarter
+        would be empty, adapters that sit far behind move up.
+
         Args:
             adapters: Different adapters.
         """
+        seats = self._sit(adapters)
+        if max(seats, default=0) + 1 > len(adapters) * _ROOM:
+            behind = {id(a) for a, seat in zip(adapters, seats, strict=True) if seat >= len(seats)}
+            self._adapters = [None if id(there) in behind else there for there in self._adapters]
+            seats = self._sit(adapters)
+        return seats
+
+    def _sit(self, adapters: Sequence[NativeAdapter]) -> list[int]:
         asked = set(map(id, adapters))
         taken = {id(adapter): seat for seat, adapter in enumerate(self._adapters)}
         free = iter(
@@ -53,7 +66,7 @@ class Stack:
 
     Attributes:
         downs: ``[seats, rank, inputs]``, ranks filled up with zeros.
-        ups: ``[seats, outputs, rank]``, likewise.
+        ups: ``[seats, rank, outputs]``, likewise.
         changes: Counts the changes of any seat.
     """
 
@@ -76,13 +89,21 @@ class Stack:
         rank = max(len(pair.down) for pair in pairs.values())
         self._grow(max(seats, len(there)), rank, next(iter(pairs.values())))
         for seat, pair in missing:
-            own = len(pair.down)
-            self.downs[seat, :own] = pair.down
-            self.ups[seat, :, :own] = pair.up
+            own, before = len(pair.down), self._seat_of(pair)
+            if before is None:
+                self.downs[seat, :own] = pair.down
+                self.ups[seat, :own] = pair.up_t
+            else:
+                self.downs[seat, :own] = self.downs[before, :own]
+                self.ups[seat, :own] = self.ups[before, :own]
             # Finite in any case, since what is left over is multiplied by zero at most.
             self.downs[seat, own:] = 0
-            self.ups[seat, :, own:] = 0
+            self.ups[seat, own:] = 0
             self._pairs[seat] = pair
+
+    def _seat_of(self, pair: LowRank) -> int | None:
+        """Return where a pair still is, if anywhere: from there it is copied faster."""
+        return next((seat for seat, there in enumerate(self._pairs) if there is pair), None)
 
     def clear(self) -> None:
         """Give the memory back."""
@@ -96,10 +117,10 @@ class Stack:
         if old == seats and self.downs.shape[1] == rank:
             return
         downs = like.down.new_zeros(seats, rank, like.down.shape[1])
-        ups = like.up.new_zeros(seats, like.up.shape[0], rank)
+        ups = like.up.new_zeros(seats, rank, like.up.shape[0])
         if old:
             before = self.downs.shape[1]
             downs[:old, :before] = self.downs
-            ups[:old, :, :before] = self.ups
+            ups[:old, :before] = self.ups
         self.downs, self.ups = downs, ups
         self._pairs += [None] * (seats - old)
