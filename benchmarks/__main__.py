@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME …] [--quick] [--json FILE]``, and options of ``engine``."""
+"""``python -m benchmarks [NAME …] [--quick] [--json FILE]``, and options of some of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks.report import as_json, print_report, print_summary
 from dovetail import __version__
 
-BENCHMARKS = ("registry", "storage", "scale", "fingerprint", "startup", "engine")
+BENCHMARKS = ("registry", "storage", "scale", "fingerprint", "startup", "engine", "mlflow")
 """Modules of this package, each with a function ``run(*, quick) -> Report``.
 
 One may have a ``print_report`` of its own.
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.names or BENCHMARKS:
         before = os.getloadavg()[0]
         module = importlib.import_module(f"benchmarks.{name}")
-        own = _engine_options(options) if name == "engine" else {}
+        own = _own_options(name, options)
         report = module.run(quick=options.quick, **own)
         reports.append(report)
         getattr(module, "print_report", print_report)(console, report)
@@ -66,7 +66,15 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rows", type=int, help="rows of the job (256)")
     group.add_argument("--rounds", type=int, help="turns of each contestant (3, PEFT 2)")
     group.add_argument("--device", default="cpu", help="where to run (cpu)")
-    group.add_argument("--results", type=Path, metavar="FILE", help="write a Markdown section")
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="write a Markdown section (engine, mlflow)"
+    )
+
+
+def _own_options(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    if name == "mlflow":
+        return {"results": options.results}
+    return _engine_options(options) if name == "engine" else {}
 
 
 def _engine_options(options: argparse.Namespace) -> dict[str, Any]:

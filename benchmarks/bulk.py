@@ -57,12 +57,12 @@ def _add_all(add: Any, names: int, owners: Sequence[tuple[int, int]]) -> None:
         "id fingerprint name parameter_count dtype manifest_digest created_at",
         [(1, _BASE, "tiny", 10_000_000, "F32", _SHARED, _time(0))],
     )
-    add("adapters", "id name task description tags created_at", _adapters(names))
+    add("adapters", "id name task description tags created_at updated_at", _adapters(names))
     add(
         "versions",
         "id adapter_id number base_model_id content_digest payload_digest peft_type config "
         "hyperparameters parameter_count generation_config source_run findings created_by "
-        "created_at",
+        "created_at updated_at",
         _versions(owners),
     )
     add("files", "version_id path blob", _files(ids))
@@ -106,7 +106,7 @@ def _name(adapter_id: int, names: int) -> str:
 def _adapters(names: int) -> Iterator[tuple[Any, ...]]:
     for adapter_id in range(1, names + 2):
         tags = json.dumps({"team": f"team-{adapter_id % 50}"})
-        yield adapter_id, _name(adapter_id, names), "summarization", "", tags, _time(0)
+        yield adapter_id, _name(adapter_id, names), "summarization", "", tags, _time(0), _time(0)
 
 
 def _blobs(ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
@@ -127,7 +127,8 @@ def _versions(owners: Iterable[tuple[int, int]]) -> Iterator[tuple[Any, ...]]:
             version_id, adapter_id, number, 1,
             _digest("content", version_id), _digest("payload", version_id),
             "LORA", _CONFIGS[version_id % 3], _HYPERPARAMETERS, 8192, "{}",
-            f"run-{version_id}", "[]", f"person-{version_id % 200}", _time(version_id),
+            f"run-{version_id}", "[]", f"person-{version_id % 200}",
+            _time(version_id), _time(version_id),
         )  # fmt: skip
 
 

@@ -17,10 +17,9 @@ from dovetail.registry.inserting import (
     find_numbers,
     insert_base_model,
     insert_version,
-    lock_adapter,
-    update_adapter,
 )
 from dovetail.registry.metadata import Metadata
+from dovetail.registry.owners import lock_adapter, update_adapter
 from dovetail.registry.payload import Payload, PayloadFile, payload_digest
 
 PER_NAME = 100
@@ -132,6 +131,7 @@ def _metadata(name: str, scores: dict[str, float]) -> Metadata:
         task="summarization",
         description=None,
         tags={"team": f"team-{name}"},
+        version_tags={"team": f"team-{name}"},
         hyperparameters={"learning_rate": 0.001, "epochs": 3},
         input_template=None,
         generation_config=None,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dovetail.registry.damage import BadBlob
     from dovetail.registry.gates import GateResult
     from dovetail.registry.manifest import Manifest
+    from dovetail.registry.notifying import Notification
     from dovetail.registry.promotion import Promotion
     from dovetail.registry.publishing import Registration
     from dovetail.registry.puller import Pulled, pull_offline
@@ -83,6 +84,7 @@ __all__ = [
     "Manifest",
     "MissingDependency",
     "NotFoundError",
+    "Notification",
     "Page",
     "Promotion",
     "Pulled",
@@ -111,6 +113,7 @@ _HOMES = {
     "Import": "dovetail.registry.transport.importing",
     "ImportedAdapter": "dovetail.registry.transport.importing",
     "Manifest": "dovetail.registry.manifest",
+    "Notification": "dovetail.registry.notifying",
     "Page": "dovetail.registry.search",
     "Promotion": "dovetail.registry.promotion",
     "Pulled": "dovetail.registry.puller",

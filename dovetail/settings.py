@@ -14,6 +14,7 @@ variable                         default                               meaning
 ``DOVETAIL_CACHE_DIR``           the user cache folder                 pulled payloads, manifests
 ``DOVETAIL_CACHE_SIZE``          20GB                                  bytes of pulled payloads
 ``DOVETAIL_ACTOR``               the operating-system user             who the history names
+``DOVETAIL_NOTIFY_SECRET``       none                                  signs notifications
 ===============================  ====================================  ============================
 
 Credentials for S3 come from where AWS tools look: ``AWS_ACCESS_KEY_ID`` and
@@ -29,7 +30,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -55,6 +56,7 @@ class Settings:
         database_pool_size: Connections that are kept open to a database server.
         database_timeout_s: Longest time that a server may take for one statement, in seconds.
         cache_size: Bytes of pulled payloads above which those not used for longest are removed.
+        notify_secret: What notifications about moved aliases are signed with, or None.
     """
 
     database_url: str
@@ -64,6 +66,7 @@ class Settings:
     database_pool_size: int = 5
     database_timeout_s: float = 60.0
     cache_size: int = 20 * 10**9
+    notify_secret: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_env(
@@ -97,6 +100,7 @@ class Settings:
             database_pool_size=int(_positive("DOVETAIL_DATABASE_POOL_SIZE", default=5)),
             database_timeout_s=_positive("DOVETAIL_DATABASE_TIMEOUT", default=60),
             cache_size=_bytes("DOVETAIL_CACHE_SIZE", default="20GB"),
+            notify_secret=env.get("DOVETAIL_NOTIFY_SECRET") or None,
         )
 
 

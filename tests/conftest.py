@@ -74,10 +74,25 @@ def _server(kind):
     return server
 
 
+@pytest.fixture(scope="session")
+def servers():
+    """Servers that tests start as they need them: the package ``tests/servers``."""
+    return _load("servers")
+
+
 postgres_server = _server("PostgresServer")
 rados_gateway = _server("RadosGateway")
 rclone_server = _server("RcloneServer")
 moto_server = _server("MotoServer")
+
+
+@pytest.fixture
+def listener(monkeypatch):
+    """A server that keeps what it is sent; requests are signed with ``secret``."""
+    monkeypatch.setenv("DOVETAIL_NOTIFY_SECRET", "secret")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with _load("listener").listening() as running:
+        yield running
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 
 
 @pytest.mark.parametrize(
-    "name", ["registry", "storage", "scale", "fingerprint", "startup", "engine"]
+    "name", ["registry", "storage", "scale", "fingerprint", "startup", "engine", "mlflow"]
 )
 def test_a_benchmark_runs_on_little(name, tmp_path, capsys):
     """Each benchmark measures, prints a table, and writes every time to a file."""
@@ -31,4 +31,6 @@ def test_an_unknown_benchmark_is_named(capsys):
 
     with pytest.raises(SystemExit):
         main(["loader"])
-    assert "registry, storage, scale, fingerprint, startup, engine" in capsys.readouterr().err
+    assert (
+        "registry, storage, scale, fingerprint, startup, engine, mlflow" in capsys.readouterr().err
+    )

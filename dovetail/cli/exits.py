@@ -23,6 +23,7 @@ from dovetail.errors import (
 
 UNEXPECTED = 1
 SOME_ROWS_FAILED = 10
+NOT_NOTIFIED = 11
 INTERRUPTED = 130
 _LONGEST = 500
 
@@ -43,6 +44,7 @@ MEANINGS: dict[int, str] = {
     2: "wrong usage",
     **{code: meaning for _, code, meaning in EXIT_CODES if code > UNEXPECTED},
     SOME_ROWS_FAILED: "done, but some rows have errors",
+    NOT_NOTIFIED: "done, but not everybody could be notified",
     INTERRUPTED: "interrupted",
 }
 

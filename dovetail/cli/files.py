@@ -13,6 +13,7 @@ from dovetail.cli.output import byte_progress, print_json, say
 if TYPE_CHECKING:
     from dovetail.registry.progress import Progress
     from dovetail.registry.puller import Pulled
+    from dovetail.registry.store import Registry
 
 
 @click.command(
@@ -75,26 +76,76 @@ def _pull(
 
 @click.command(
     "delete",
-    epilog=help_end("dovetail delete dialogue-summary/3 --reason 'bad data'", exits=(3, 4, 5, 9)),
+    epilog=help_end(
+        "dovetail delete dialogue-summary/3 --reason 'bad data'",
+        "dovetail delete dialogue-summary --all --reason 'nobody uses it'",
+        exits=(3, 4, 5, 9),
+    ),
 )
 @click.argument("reference", type=REFERENCE)
+@click.option("--all", "whole", is_flag=True, help="Hide the whole adapter: REFERENCE is a name.")
+@click.option("--force", is_flag=True, help="With --all: even if aliases are set; drop them.")
 @click.option("--reason", help="Why; kept in the history.")
 @json_option
 @pass_connection
 def delete_command(
-    connection: Connection, /, reference: str, reason: str | None, as_json: bool
+    connection: Connection,
+    /,
+    reference: str,
+    whole: bool,
+    force: bool,
+    reason: str | None,
+    as_json: bool,
 ) -> None:
-    """Hide a version; it can be restored.
+    """Hide a version, or a whole adapter; it can be restored.
 
     The version REFERENCE is found no more, its number stays taken, and 'restore' brings it back. A
     version that an alias points to is not deleted.
+
+    With --all, REFERENCE is the name of an adapter, which is hidden with all of its versions.
     """
+    is_name = "@" not in reference and "/" not in reference
+    if is_name != whole:
+        raise click.UsageError(
+            f"{reference!r} is a whole adapter; name a version, or add --all to hide all of it"
+            if is_name
+            else f"--all hides a whole adapter; give its name alone, not {reference!r}"
+        )
+    if force and not whole:
+        raise click.UsageError("--force is for --all; drop a version's alias with 'dovetail drop'")
     with connection.open() as registry:
+        if whole:
+            _delete_adapter(registry, reference, force=force, reason=reason, as_json=as_json)
+            return
         version = registry.delete(reference, reason=reason)
     if as_json:
         print_json(version)
     else:
         click.echo(f"deleted {version.reference}; undo: dovetail restore {version.reference}")
+
+
+def _delete_adapter(
+    registry: Registry, name: str, *, force: bool, reason: str | None, as_json: bool
+) -> None:
+    from dovetail.errors import ConflictError
+
+    aliases = registry.adapter(name).aliases
+    if aliases and not force:
+        listed = ", ".join(f"{alias} is {name}/{number}" for alias, number in aliases.items())
+        raise ConflictError(
+            f"adapter {name!r} is in use: {listed}; drop each alias with: dovetail drop {name} "
+            "ALIAS, or add --force",
+            name=name,
+            aliases=aliases,
+        )
+    deleted = registry.delete_adapter(name, reason=reason)
+    if as_json:
+        print_json(deleted)
+        return
+    for alias, number in deleted.aliases.items():
+        say(f"dropped {name}@{alias} (was {name}/{number})")
+    back = f"; undo: dovetail restore {name}/NUMBER, for each" if deleted.versions else ""
+    click.echo(f"deleted {name} with {deleted.versions} versions{back}")
 
 
 @click.command("restore", epilog=help_end("dovetail restore dialogue-summary/3", exits=(3, 5, 9)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -79,8 +80,8 @@ def _verify_history(registry: Registry) -> None:
 
 
 def _happened(event: Event) -> str:
-    if event.action == "promotion-refused":
-        return f"{event.name}@{event.alias}: {event.number} refused"
+    if event.action in _SPECIAL:
+        return f"{event.name}@{event.alias}{_SPECIAL[event.action](event)}"
     if event.alias and event.number:
         before = f" (was {event.previous})" if event.previous else ""
         return f"{event.name}@{event.alias} → {event.number}{before}"
@@ -90,3 +91,15 @@ def _happened(event: Event) -> str:
     if event.name:
         return f"{event.name}/{event.number}" if event.number else event.name
     return str(event.details.get("base_model_name") or event.details.get("dataset") or "")
+
+
+def _url(event: Event) -> str:
+    return f": {event.details.get('url', '')}"
+
+
+_SPECIAL: dict[str, Callable[[Event], str]] = {
+    "promotion-refused": lambda event: f": {event.number} refused",
+    "drop-alias": lambda event: f" dropped (was {event.previous})",
+    "notified": _url,
+    "notify-failed": _url,
+}

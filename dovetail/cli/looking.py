@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _METRIC = re.compile(r"metrics\.`?([A-Za-z][A-Za-z0-9_./-]*)")
 _SHOWN = 100
 _VERSION_COLUMNS = ("version", "type", "parameters", "base model", "aliases", "created", "by")
+_SHORT_TEXT = 60
 
 
 @click.command(
@@ -177,9 +178,10 @@ def search_command(
     """Find versions by scores, parameters and tags.
 
     QUERY is a filter such as "metrics.rougeL > 0.4"; without one, every version is found. Fields:
-    name, number, task, peft_type, base_model, alias, created_by, created_at, source_run, payload,
-    metrics.NAME, params.NAME, tags.NAME. Operators: = != < <= > >= LIKE ILIKE IN IS NULL, AND, OR,
-    NOT and brackets.
+    name, number, task, peft_type, base_model, alias, created_by, created_at, updated_at,
+    source_run, payload, metrics.NAME, params.NAME, tags.NAME, version_tags.NAME, adapter_tags.NAME.
+    Operators:
+    = != < <= > >= LIKE ILIKE IN IS NULL, AND, OR, NOT and brackets.
     """
     with connection.open() as registry:
         page = registry.search(query, order_by=order_by, limit=limit, page_token=page_token)
@@ -213,6 +215,8 @@ def _print_versions(
         print_json(versions)
         return
     added = scores or {}
+    # Most versions say nothing of themselves, and an empty column would only take room.
+    told = {name: value for name, value in _TOLD.items() if any(map(value, versions))}
     rows = [
         (
             f"{v.reference}{' (deleted)' if v.deleted_at else ''}",
@@ -222,11 +226,12 @@ def _print_versions(
             ", ".join(v.aliases),
             moment(v.created_at),
             v.created_by,
+            *(value(v) for value in told.values()),
             *(column[index] for column in added.values()),
         )
         for index, v in enumerate(versions)
     ]
-    print_table((*_VERSION_COLUMNS, *added), rows)
+    print_table((*_VERSION_COLUMNS, *told, *added), rows)
 
 
 def _print_version(version: AdapterVersion) -> None:
@@ -235,6 +240,8 @@ def _print_version(version: AdapterVersion) -> None:
             "version": version.reference,
             "aliases": ", ".join(version.aliases),
             "task": version.task,
+            "description": version.description,
+            "tags": _pairs(version.tags),
             "type": version.peft_type,
             "parameters": f"{version.parameter_count:,}",
             "base model": f"{version.base_model_name} ({short(version.base_model)})",
@@ -262,3 +269,14 @@ def _print_evaluations(evaluations: Sequence[Evaluation]) -> None:
 
 def _pairs(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _beginning(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHORT_TEXT else f"{line[: _SHORT_TEXT - 1]}…"
+
+
+_TOLD: dict[str, Callable[[AdapterVersion], str]] = {
+    "tags": lambda version: _pairs(version.tags),
+    "description": lambda version: _beginning(version.description),
+}

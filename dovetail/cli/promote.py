@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dovetail.cli.connection import Connection, pass_connection
+from dovetail.cli.exits import NOT_NOTIFIED
 from dovetail.cli.options import NAME, REFERENCE, help_end, json_option
 from dovetail.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from dovetail.registry.promotion import Promotion
+
+_notify_option = click.option(
+    "--notify",
+    multiple=True,
+    metavar="URL",
+    help="Tell this URL when the alias has moved; signed with DOVETAIL_NOTIFY_SECRET.",
+)
 
 
 @click.command(
@@ -15,7 +28,8 @@ from dovetail.cli.output import print_json, say
         "dovetail promote dialogue-summary/7 production --require 'rougeL >= 0.40' \\",
         "    --require 'rougeL >= production'",
         "dovetail promote dialogue-summary/7 production --force --reason 'hot fix'",
-        exits=(3, 4, 5, 7, 9),
+        "dovetail promote dialogue-summary/7 production --notify https://deploy.example.org/hook",
+        exits=(3, 4, 5, 7, 9, NOT_NOTIFIED),
     ),
 )
 @click.argument("reference", type=REFERENCE)
@@ -29,6 +43,7 @@ from dovetail.cli.output import print_json, say
 )
 @click.option("--force", is_flag=True, help="Move the alias even if a requirement fails.")
 @click.option("--reason", help="Why; kept in the history. --force needs it.")
+@_notify_option
 @json_option
 @pass_connection
 def promote_command(
@@ -39,22 +54,32 @@ def promote_command(
     requirements: tuple[str, ...],
     force: bool,
     reason: str | None,
+    notify: tuple[str, ...],
     as_json: bool,
-) -> None:
+) -> int:
     """Move an alias to a version, through its gate.
 
     ALIAS points to the version REFERENCE afterwards, if that meets every requirement. Requirements
     stored for the alias (see 'dovetail require') are checked too. '>= ALIAS' holds unless the
     version is measurably worse than that alias's version, '> ALIAS' only if it is measurably
     better: both by a paired bootstrap over the same examples.
+
+    --notify sends a signed JSON document about the move, and tries again if that fails. What became
+    of it is in the history. A URL that cannot be told undoes nothing.
     """
     with connection.open() as registry:
         promotion = registry.promote(
-            reference, alias, require=requirements, force=force, reason=reason
+            reference, alias, require=requirements, force=force, reason=reason, notify=notify
         )
     if as_json:
         print_json(promotion)
-        return
+    else:
+        _print_promotion(promotion)
+    return _say_notified(promotion)
+
+
+def _print_promotion(promotion: Promotion) -> None:
+    alias = promotion.alias
     for gate in promotion.gates:
         say(f"{'met' if gate.passed else 'NOT MET'}: {gate.requirement}: {gate.message}")
     if not promotion.moved:
@@ -71,28 +96,47 @@ def promote_command(
     "rollback",
     epilog=help_end(
         "dovetail rollback dialogue-summary production --reason 'wrong names in summaries'",
-        exits=(3, 4, 5, 9),
+        exits=(3, 4, 5, 9, NOT_NOTIFIED),
     ),
 )
 @click.argument("name", type=NAME)
 @click.argument("alias")
 @click.option("--reason", help="Why; kept in the history.")
+@_notify_option
 @json_option
 @pass_connection
 def rollback_command(
-    connection: Connection, /, name: str, alias: str, reason: str | None, as_json: bool
-) -> None:
+    connection: Connection,
+    /,
+    name: str,
+    alias: str,
+    reason: str | None,
+    notify: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Move an alias back to where it was.
 
     ALIAS of adapter NAME points to what it did before its last promotion. A second rollback goes
-    back by one more.
+    back by one more. --notify is as for 'promote'.
     """
     with connection.open() as registry:
-        moved = registry.rollback(name, alias, reason=reason)
+        moved = registry.rollback(name, alias, reason=reason, notify=notify)
     if as_json:
         print_json(moved)
     else:
         click.echo(f"{name}@{alias} is back at {name}/{moved.number} (was {moved.previous})")
+    return _say_notified(moved)
+
+
+def _say_notified(promotion: Promotion) -> int:
+    """Say what became of telling others; return the exit code."""
+    for each in promotion.notifications:
+        tries = f"{each.attempts} attempt{'s' if each.attempts > 1 else ''}"
+        if each.delivered:
+            say(f"notified {each.url} ({tries})")
+        else:
+            say(f"could not notify {each.url} ({tries}): {each.error}; the alias has moved")
+    return 0 if all(each.delivered for each in promotion.notifications) else NOT_NOTIFIED
 
 
 @click.command(

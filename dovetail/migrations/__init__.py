@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alembic.config import Config
-    from sqlalchemy import Connection, MetaData
+    from sqlalchemy import Column, Connection, MetaData
 
 __all__ = ["config", "differences", "downgrade", "first_revision", "roles_sql", "upgrade"]
 
@@ -54,9 +54,20 @@ def differences(connection: Connection, expected: MetaData) -> list[str]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    options = {"compare_type": True, "compare_server_default": True}
+    options = {"compare_type": True, "compare_server_default": _default_differs}
     found = compare_metadata(MigrationContext.configure(connection, opts=options), expected)
     return [str(difference) for difference in found]
+
+
+def _default_differs(
+    _context: Any, _found: Any, column: Column[Any], default: str | None, _expected: Any, told: Any
+) -> bool | None:
+    """Compare defaults of JSON, which PostgreSQL itself does not; leave all others to Alembic."""
+    from sqlalchemy import JSON
+
+    if not isinstance(column.type, JSON):
+        return None
+    return (default or "").removesuffix("::json") != (told or "")
 
 
 def roles_sql() -> str:

@@ -7,8 +7,9 @@
 --
 -- role                 may
 -- dovetail_reader      look at everything: list, show, search, compare, history, pull, verify
--- dovetail_publisher   also register and evaluate; not move an alias, nor delete
--- dovetail_promoter    also promote, roll back, require, delete and restore; not register
+-- dovetail_publisher   also register, evaluate and edit; not move an alias, nor delete
+-- dovetail_promoter    also promote, roll back, require, drop aliases, delete and restore; not
+--                      register, nor edit
 -- dovetail_admin       all of it, and collect garbage, import and change rows by hand
 --
 -- Nobody but the owner changes the schema. Nobody but an administrator changes or removes a line of
@@ -37,11 +38,13 @@ GRANT INSERT ON events TO dovetail_publisher, dovetail_promoter;
 
 GRANT INSERT ON base_models, adapters, versions, files, blobs, evaluations, scores, intents, intent_blobs
     TO dovetail_publisher;
-GRANT UPDATE (task, description, tags) ON adapters TO dovetail_publisher;
+GRANT UPDATE (task, description, tags, updated_at, deleted_at) ON adapters TO dovetail_publisher;
+GRANT UPDATE (description, tags, updated_at) ON versions TO dovetail_publisher;
 GRANT UPDATE (expires_at) ON intents TO dovetail_publisher;
 GRANT DELETE ON intents TO dovetail_publisher;
 
 GRANT INSERT, UPDATE, DELETE ON aliases, requirements TO dovetail_promoter;
 GRANT UPDATE (deleted_at) ON versions TO dovetail_promoter;
+GRANT UPDATE (updated_at, deleted_at) ON adapters TO dovetail_promoter;
 
 REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM dovetail_admin;

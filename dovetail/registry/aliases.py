@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, delete, insert, select, update
 
 from dovetail.errors import ConflictError
-from dovetail.registry.events import read_events
-from dovetail.registry.reading import find_adapter_id
+from dovetail.registry.events import append_event, read_events
+from dovetail.registry.reading import find_adapter_id, find_version
+from dovetail.registry.reference import Reference
 from dovetail.registry.schema import AliasRow, RequirementRow, VersionRow, insert_or_ignore
 
 _MOVES = ("promote", "rollback")
@@ -73,6 +74,45 @@ def move_alias(
         .values(**values)
     )
     _require_moved(moved, name, alias)
+
+
+def remove_alias(connection: Connection, *, name: str, alias: str) -> int:
+    """Remove an alias; return the number of the version that it pointed to at that moment.
+
+    Raises:
+        AliasNotFound: It is not set.
+        ConflictError: It was not, and was set by somebody else right after.
+    """
+    removed = connection.execute(
+        delete(AliasRow)
+        .where(AliasRow.adapter_id == find_adapter_id(connection, name), AliasRow.alias == alias)
+        .returning(AliasRow.version_id)
+    ).scalar()
+    if removed is None:
+        find_version(connection, Reference(name=name, alias=alias))  # says which there are
+        raise ConflictError(
+            f"{name}@{alias} was set at the same moment; look at it again with: "
+            f"dovetail history {name}",
+            name=name,
+            alias=alias,
+        )
+    number = select(VersionRow.number).where(VersionRow.id == removed)
+    return connection.execute(number).scalar_one()
+
+
+def note_dropped(
+    connection: Connection, name: str, alias: str, previous: int, *, actor: str, reason: str | None
+) -> None:
+    """Write into the history that an alias was taken away."""
+    append_event(
+        connection,
+        actor=actor,
+        action="drop-alias",
+        name=name,
+        alias=alias,
+        previous=previous,
+        reason=reason,
+    )
 
 
 def _require_moved(result: CursorResult[Any], name: str, alias: str) -> None:

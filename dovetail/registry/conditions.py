@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -28,6 +27,7 @@ from sqlalchemy import (
 )
 
 from dovetail.errors import InvalidQuery
+from dovetail.registry.comparands import moment, numeric, refuse_pattern
 from dovetail.registry.dialects import ilike, json_number, json_text, like
 from dovetail.registry.filters import Both, Comparison, Field, Filter, Not
 from dovetail.registry.schema import (
@@ -55,14 +55,24 @@ COLUMNS: dict[str, Any] = {
     "source_run": VersionRow.source_run,
     "payload": VersionRow.payload_digest,
     "created_at": VersionRow.created_at,
+    "updated_at": VersionRow.updated_at,
     "number": VersionRow.number,
 }
 """The fields that are a column of a version or its adapter."""
 
 _PLAIN = {*COLUMNS, "base_model", "alias"}
-_KEYED = {"metrics", "params", "tags"}
-_INDEXED = {"source_run", "payload", "created_at"}
+_KEYED = {"metrics", "params", "tags", "version_tags", "adapter_tags"}
+MOMENTS = {"created_at", "updated_at"}
+"""The fields that are times; an index has versions in the order of each."""
+
+_INDEXED = {"source_run", "payload", *MOMENTS}
 _BY_INDEX = {"=", "<", "<=", ">", ">=", "IN"}
+_DOCUMENTS: dict[str, tuple[Any, ...]] = {
+    "params": (VersionRow.hyperparameters, VersionRow.config),
+    "tags": (VersionRow.tags, AdapterRow.tags),
+    "version_tags": (VersionRow.tags,),
+    "adapter_tags": (AdapterRow.tags,),
+}
 
 
 def condition_of(part: Filter) -> ColumnElement[bool]:
@@ -114,7 +124,7 @@ def _by_value(field: Field, part: Comparison) -> Select[Any] | None:
         return scored.where(met).order_by(ScoreRow.value)
     if field.kind in _INDEXED:
         column = COLUMNS[field.kind]
-        convert = _moment if field.kind == "created_at" else str
+        convert = moment if field.kind in MOMENTS else str
         found = select(VersionRow.id).where(_matches(column, part, convert=convert))
         return found.order_by(column)
     return None
@@ -159,14 +169,14 @@ def _by_text(field: Field, part: Comparison) -> ColumnElement[bool]:
 
 
 def _by_number(field: Field, part: Comparison) -> ColumnElement[bool]:
-    _refuse_pattern(field, part)
+    refuse_pattern(field, part)
     # Else a bound 2.5 would become a whole number, as the column has only those.
-    return _matches(type_coerce(VersionRow.number, Float(53)), part, convert=_numeric(field))
+    return _matches(type_coerce(VersionRow.number, Float(53)), part, convert=numeric(field))
 
 
 def _by_moment(field: Field, part: Comparison) -> ColumnElement[bool]:
-    _refuse_pattern(field, part)
-    return _matches(unindexed(VersionRow.created_at), part, convert=_moment)
+    refuse_pattern(field, part)
+    return _matches(unindexed(COLUMNS[field.kind]), part, convert=moment)
 
 
 def _by_alias(_field: Field, part: Comparison) -> ColumnElement[bool]:
@@ -205,8 +215,8 @@ def _by_score(field: Field, part: Comparison) -> ColumnElement[bool]:
 
 
 def _is_score(value: Any, field: Field, part: Comparison) -> ColumnElement[bool]:
-    _refuse_pattern(field, part)
-    return _matches(value, part, convert=_numeric(field))
+    refuse_pattern(field, part)
+    return _matches(value, part, convert=numeric(field))
 
 
 def _there_is(query: Select[Any], part: Comparison) -> ColumnElement[bool]:
@@ -216,17 +226,12 @@ def _there_is(query: Select[Any], part: Comparison) -> ColumnElement[bool]:
 
 def _by_json(field: Field, part: Comparison) -> ColumnElement[bool]:
     key = str(field.key)
-    text: Any
-    number: Any
-    if field.kind == "tags":
-        text, number = json_text(AdapterRow.tags, key), json_number(AdapterRow.tags, key)
-    else:
-        own = json_text(VersionRow.hyperparameters, key)
-        text = func.coalesce(own, json_text(VersionRow.config, key))
-        number = case(
-            (own.is_not(None), json_number(VersionRow.hyperparameters, key)),
-            else_=json_number(VersionRow.config, key),
-        )
+    first, *others = _DOCUMENTS[field.kind]
+    text: Any = json_text(first, key)
+    number: Any = json_number(first, key)
+    for other in others:  # what the first document does not have, the next may
+        number = case((text.is_not(None), number), else_=json_number(other, key))
+        text = func.coalesce(text, json_text(other, key))
     if part.operator == "IS NULL":
         return text.is_(None)  # type: ignore[no-any-return]  # of Any columns
     if part.operator != "IN":
@@ -259,42 +264,15 @@ def unindexed(column: Any) -> ColumnElement[Any]:
     return func.coalesce(column, column, type_=column.type)
 
 
-def _refuse_pattern(field: Field, part: Comparison) -> None:
-    if part.operator in ("LIKE", "ILIKE"):
-        raise InvalidQuery(
-            f"{field.kind} is no text, so {part.operator} does not fit; compare with < and >",
-            value=part.value,
-        )
-
-
-def _numeric(field: Field) -> Callable[[Any], float]:
-    def convert(value: Any) -> float:
-        try:
-            return float(value)
-        except ValueError:
-            raise InvalidQuery(
-                f"{field.kind} is compared with numbers, not {value!r}", value=value
-            ) from None
-
-    return convert
-
-
-def _moment(value: Any) -> datetime:
-    try:
-        moment = datetime.fromisoformat(str(value))
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidQuery(
-            f"{value!r} is no date; write '2026-05-01' or '2026-05-01T12:30:00+00:00'", value=value
-        ) from None
-
-
 _BY_KIND: dict[str, Callable[[Field, Comparison], ColumnElement[bool]]] = {
     "metrics": _by_score,
     "params": _by_json,
     "tags": _by_json,
+    "version_tags": _by_json,
+    "adapter_tags": _by_json,
     "alias": _by_alias,
     "base_model": _by_base_model,
     "created_at": _by_moment,
+    "updated_at": _by_moment,
     "number": _by_number,
 }

@@ -1,24 +1,28 @@
-"""Hiding versions and bringing them back; numbers and files stay."""
+"""Hiding versions and whole adapters, and bringing them back; numbers and files stay."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, delete, select, update
 
 from dovetail.errors import ConflictError
+from dovetail.registry.aliases import note_dropped
 from dovetail.registry.context import Context
 from dovetail.registry.events import append_event
-from dovetail.registry.reading import find_version, lock_version
-from dovetail.registry.records import AdapterVersion
-from dovetail.registry.reference import Reference
-from dovetail.registry.schema import VersionRow
+from dovetail.registry.listing import load_adapters
+from dovetail.registry.owners import lock_known_adapter, lock_version, lock_versions, touch_adapter
+from dovetail.registry.reading import find_version
+from dovetail.registry.records import Adapter, AdapterVersion
+from dovetail.registry.reference import Reference, check_name
+from dovetail.registry.schema import AliasRow, VersionRow
 
 
 def delete_version(context: Context, reference: Reference, *, reason: str | None) -> AdapterVersion:
     """Hide a version; see `dovetail.registry.store.Registry.delete`."""
 
     def hide(connection: Connection) -> AdapterVersion:
+        adapter = lock_known_adapter(connection, reference.name)
         version_id, version = lock_version(connection, reference)
         if version.aliases:
             raise ConflictError(
@@ -33,6 +37,7 @@ def delete_version(context: Context, reference: Reference, *, reason: str | None
             .where(VersionRow.id == version_id)
             .values(deleted_at=datetime.now(UTC))
         )
+        touch_adapter(connection, adapter.id)
         append_event(
             connection,
             actor=context.actor,
@@ -49,15 +54,17 @@ def delete_version(context: Context, reference: Reference, *, reason: str | None
 def restore_version(
     context: Context, reference: Reference, *, reason: str | None
 ) -> AdapterVersion:
-    """Bring a deleted version back; one that is not deleted is left as it is."""
+    """Bring a deleted version back, and a deleted adapter; what is not deleted is left as it is."""
 
     def bring_back(connection: Connection) -> AdapterVersion:
+        adapter = lock_known_adapter(connection, reference.name, deleted=True)
         version_id, version = lock_version(connection, reference, deleted=True)
         if version.deleted_at is None:
             return version
         connection.execute(
             update(VersionRow).where(VersionRow.id == version_id).values(deleted_at=None)
         )
+        touch_adapter(connection, adapter.id, deleted_at=None)
         append_event(
             connection,
             actor=context.actor,
@@ -69,3 +76,33 @@ def restore_version(
         return find_version(connection, version.reference)[1]
 
     return context.database.write(bring_back)
+
+
+def delete_adapter(context: Context, name: str, *, reason: str | None) -> Adapter:
+    """Hide an adapter with all of its versions; see `dovetail.registry.store.Registry`."""
+    check_name(name)
+
+    def hide(connection: Connection) -> Adapter:
+        adapter_id = lock_known_adapter(connection, name).id
+        lock_versions(connection, adapter_id)  # nobody points an alias to one from here on
+        last = load_adapters(connection, name=name)[0]
+        now = datetime.now(UTC)
+        alive = (VersionRow.adapter_id == adapter_id, VersionRow.deleted_at.is_(None))
+        numbers = select(VersionRow.number).where(*alive).order_by(VersionRow.number)
+        hidden = list(connection.execute(numbers).scalars())
+        connection.execute(update(VersionRow).where(*alive).values(deleted_at=now))
+        connection.execute(delete(AliasRow).where(AliasRow.adapter_id == adapter_id))
+        touch_adapter(connection, adapter_id, deleted_at=now)
+        for alias, number in last.aliases.items():
+            note_dropped(connection, name, alias, number, actor=context.actor, reason=reason)
+        append_event(
+            connection,
+            actor=context.actor,
+            action="delete-adapter",
+            name=name,
+            reason=reason,
+            details={"versions": hidden},
+        )
+        return last
+
+    return context.database.write(hide)

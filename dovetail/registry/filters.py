@@ -11,11 +11,14 @@ field                     meaning
 ``alias``                 an alias that points to the version
 ``created_by``            who registered it
 ``created_at``            when, as ISO text: ``'2026-05-01'``
+``updated_at``            when its description was last edited, or else it was registered
 ``source_run``            the training run
 ``payload``               the payload's digest
 ``metrics.NAME``          a score of any of its evaluations, measured or reported
 ``params.NAME``           a hyperparameter, or else a value of ``adapter_config.json``
-``tags.NAME``             a tag of the adapter
+``tags.NAME``             a tag of the version, or else of the adapter
+``version_tags.NAME``     a tag of the version
+``adapter_tags.NAME``     a tag of the adapter
 ========================  ====================================================================
 
 Operators: ``= != < <= > >=``, ``[NOT] LIKE``, ``[NOT] ILIKE``, ``[NOT] IN (…)``, ``IS [NOT] NULL``,

@@ -1,4 +1,4 @@
-"""Inserting the rows of base models, adapters and versions, within a caller's transaction."""
+"""Inserting the rows of base models and versions, within a caller's transaction."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select
 
-from dovetail.errors import ConflictError
 from dovetail.registry.digests import digest_bytes
 from dovetail.registry.events import append_event
 from dovetail.registry.fingerprint import BaseCheckpoint
@@ -29,11 +28,6 @@ from dovetail.registry.schema import (
 )
 
 # Building a statement takes longer than running it, so those of every registration are built once.
-_ADAPTER = (
-    select(AdapterRow.id, AdapterRow.task, AdapterRow.description, AdapterRow.tags)
-    .where(AdapterRow.name == bindparam("of_name"))
-    .with_for_update(key_share=True)
-)
 _IDENTICAL = (
     select(VersionRow.number)
     .join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
@@ -58,7 +52,6 @@ _OF_RECORD = tuple(
 _ADD_VERSION = insert(table_of(VersionRow)).returning(VersionRow.id, *_OF_RECORD)
 _ADD_BLOB = insert_or_ignore(BlobRow)
 _ADD_BASE_MODEL = insert_or_ignore(BaseModelRow)
-_ADD_ADAPTER = insert_or_ignore(AdapterRow)
 _ADD_FILE = insert(table_of(FileRow))
 _ADD_EVALUATION = insert(table_of(EvaluationRow)).returning(EvaluationRow.id)
 _ADD_SCORE = insert(table_of(ScoreRow))
@@ -132,7 +125,7 @@ def insert_version(
 
     Args:
         connection: A writing transaction.
-        adapter: Its adapter, from `lock_adapter`.
+        adapter: Its adapter, from `dovetail.registry.owners.lock_adapter`.
         name: The adapter's name.
         number: The next one, from `find_numbers`.
         base: Row id and record of its base model.
@@ -160,6 +153,9 @@ def insert_version(
             "findings": list(payload.findings),
             "created_by": actor,
             "created_at": now,
+            "description": metadata.version_description,
+            "tags": dict(metadata.version_tags),
+            "updated_at": now,
         },
     ).one()
     version_id: int = row.id
@@ -204,47 +200,6 @@ def insert_blobs(connection: Connection, sizes: Mapping[str, int], *, now: datet
         for digest, size in sorted(sizes.items())  # in one order, so that no two wait in a circle
     ]
     connection.execute(_ADD_BLOB, rows)
-
-
-def lock_adapter(connection: Connection, name: str, metadata: Metadata) -> Row[Any]:
-    """Lock an adapter's row, and make it if it is not there; return its id and what it says.
-
-    Whoever holds the row gives out the adapter's next version number.
-    """
-    row = connection.execute(_ADAPTER, {"of_name": name}).first()
-    if row is None:
-        made = {
-            "name": name,
-            "task": metadata.task,
-            "description": metadata.description or "",
-            "tags": dict(metadata.tags),
-            "created_at": datetime.now(UTC),
-        }
-        connection.execute(_ADD_ADAPTER, made)
-        row = connection.execute(_ADAPTER, {"of_name": name}).one()
-    return row
-
-
-def update_adapter(connection: Connection, row: Row[Any], name: str, metadata: Metadata) -> None:
-    """Add to what an adapter says of itself.
-
-    Raises:
-        ConflictError: It is for another task, and a task is never changed.
-    """
-    if metadata.task and row.task and metadata.task != row.task:
-        raise ConflictError(
-            f"adapter {name!r} is for the task {row.task!r}, not {metadata.task!r}; "
-            "register under another name",
-            name=name,
-            task=row.task,
-        )
-    said = {
-        "task": metadata.task or row.task,
-        "description": row.description if metadata.description is None else metadata.description,
-        "tags": {**row.tags, **metadata.tags},
-    }
-    if said != {"task": row.task, "description": row.description, "tags": row.tags}:
-        connection.execute(update(AdapterRow).where(AdapterRow.id == row.id).values(**said))
 
 
 def _insert_reported(

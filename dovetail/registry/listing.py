@@ -26,9 +26,11 @@ _ADAPTERS = select(
     AdapterRow.description,
     AdapterRow.tags,
     AdapterRow.created_at,
+    AdapterRow.updated_at,
     select(func.count()).where(_OF_THIS, _LIVE).scalar_subquery().label("versions"),
     select(func.max(VersionRow.number)).where(_OF_THIS, _LIVE).scalar_subquery().label("latest"),
-).order_by(AdapterRow.name)
+)
+_ADAPTERS = _ADAPTERS.where(AdapterRow.deleted_at.is_(None)).order_by(AdapterRow.name)
 _POINTERS = (
     select(AliasRow.adapter_id, AliasRow.alias, VersionRow.number)
     .join(VersionRow, AliasRow.version_id == VersionRow.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dovetail.registry.checks import (
@@ -32,6 +32,8 @@ class Metadata:
     generation_config: Mapping[str, Any]
     scores: Mapping[str, float]
     source_run: str | None
+    version_description: str = ""
+    version_tags: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def checked(
@@ -45,6 +47,8 @@ class Metadata:
         generation_config: Mapping[str, Any] | None,
         scores: Mapping[str, float] | None,
         source_run: str | None,
+        version_description: str | None = None,
+        version_tags: Mapping[str, str] | None = None,
     ) -> Self:
         """Make one from what people hand in.
 
@@ -62,6 +66,9 @@ class Metadata:
             generation_config=check_json(generation_config, what="the generation config"),
             scores=check_scores(scores),
             source_run=check_text(source_run, what="the source run"),
+            version_description=check_text(version_description, what="the version's description")
+            or "",
+            version_tags=check_tags(version_tags),
         )
 
     def content_digest(self, payload_digest: str, base_model: str) -> str:

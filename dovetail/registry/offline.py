@@ -100,8 +100,11 @@ def _read(place: Path) -> Answer | None:
 
 def _version(fields: dict[str, Any]) -> AdapterVersion:
     deleted_at = fields.pop("deleted_at")
+    created_at = fields.pop("created_at")
     return AdapterVersion(
-        created_at=datetime.fromisoformat(fields.pop("created_at")),
+        created_at=datetime.fromisoformat(created_at),
+        # Answers that were kept before schema 0003 have none.
+        updated_at=datetime.fromisoformat(fields.pop("updated_at", created_at)),
         deleted_at=datetime.fromisoformat(deleted_at) if deleted_at else None,
         aliases=tuple(fields.pop("aliases")),
         files=tuple(StoredFile(**file) for file in fields.pop("files")),

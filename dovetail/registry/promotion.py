@@ -7,7 +7,8 @@ compare-and-swap: if the alias moved in between, nothing happens and the caller 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
@@ -15,7 +16,9 @@ from dovetail.errors import ConflictError, GateRefused, InvalidInput
 from dovetail.registry.aliases import (
     load_requirements,
     move_alias,
+    note_dropped,
     number_before,
+    remove_alias,
     store_requirements,
     target_of,
 )
@@ -23,34 +26,40 @@ from dovetail.registry.context import Context
 from dovetail.registry.events import append_event
 from dovetail.registry.gates import GateResult, check_requirement
 from dovetail.registry.locking import lock_history
-from dovetail.registry.reading import find_version, lock_version
-from dovetail.registry.records import AdapterVersion
+from dovetail.registry.owners import lock_version
+from dovetail.registry.reading import find_version
+from dovetail.registry.records import AdapterVersion, Event
 from dovetail.registry.reference import Reference, check_alias, check_name
 from dovetail.registry.requirements import Requirement
 from dovetail.registry.scoreboard import RegistryScoreboard
 
+if TYPE_CHECKING:
+    from dovetail.registry.notifying import Notification, Notifier
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """An alias that was moved.
+    """An alias that was moved, or dropped.
 
     Attributes:
         name: Adapter.
         alias: Alias.
-        number: Version it points to now.
+        number: Version it points to now; None if it was dropped.
         previous: Version it pointed to before, or None.
         moved: False if it pointed there already.
         gates: What became of each requirement.
         forced: Whether a refusal was overruled.
+        notifications: What became of telling others about the move.
     """
 
     name: str
     alias: str
-    number: int
+    number: int | None
     previous: int | None
     moved: bool
     gates: tuple[GateResult, ...] = ()
     forced: bool = False
+    notifications: tuple[Notification, ...] = ()
 
 
 def promote_version(
@@ -61,6 +70,7 @@ def promote_version(
     require: Sequence[str],
     force: bool,
     reason: str | None,
+    notifier: Notifier | None = None,
 ) -> Promotion:
     """Move an alias through its gate; see `dovetail.registry.store.Registry.promote`."""
     check_alias(alias)
@@ -89,20 +99,28 @@ def promote_version(
     if failed and not force:
         _refuse(context, promotion, reason)
     if promotion.moved:
-        context.database.write(
+        event = context.database.write(
             lambda connection: _move(
                 context, connection, promotion, version, action="promote", reason=reason
             )
         )
+        promotion = _notify(context, notifier, promotion, version, event)
     return promotion
 
 
-def roll_back(context: Context, name: str, alias: str, *, reason: str | None) -> Promotion:
+def roll_back(
+    context: Context,
+    name: str,
+    alias: str,
+    *,
+    reason: str | None,
+    notifier: Notifier | None = None,
+) -> Promotion:
     """Move an alias back to where it was before its last promotion."""
     check_name(name)
     check_alias(alias)
 
-    def move(connection: Connection) -> Promotion:
+    def move(connection: Connection) -> tuple[Promotion, AdapterVersion, Event]:
         # An alias that is not set, or an adapter that does not exist, says so here.
         current = find_version(connection, Reference(name=name, alias=alias))[1].number
         before = number_before(connection, name, alias)
@@ -115,10 +133,24 @@ def roll_back(context: Context, name: str, alias: str, *, reason: str | None) ->
             )
         version = find_version(connection, Reference(name=name, number=before))[1]
         rollback = Promotion(name=name, alias=alias, number=before, previous=current, moved=True)
-        _move(context, connection, rollback, version, action="rollback", reason=reason)
-        return rollback
+        event = _move(context, connection, rollback, version, action="rollback", reason=reason)
+        return rollback, version, event
 
-    return context.database.write(move)
+    rollback, version, event = context.database.write(move)
+    return _notify(context, notifier, rollback, version, event)
+
+
+def drop_alias(context: Context, name: str, alias: str, *, reason: str | None) -> Promotion:
+    """Take an alias away; what it requires stays, for the day it is set again."""
+    check_name(name)
+    check_alias(alias)
+
+    def drop(connection: Connection) -> Promotion:
+        previous = remove_alias(connection, name=name, alias=alias)
+        note_dropped(connection, name, alias, previous, actor=context.actor, reason=reason)
+        return Promotion(name=name, alias=alias, number=None, previous=previous, moved=True)
+
+    return context.database.write(drop)
 
 
 def requirements_of(context: Context, name: str, alias: str) -> tuple[str, ...]:
@@ -161,7 +193,7 @@ def _move(
     *,
     action: str,
     reason: str | None,
-) -> None:
+) -> Event:
     """Move the alias and write the event, within one transaction."""
     # Looked up again: it may have been deleted since the gate was decided.
     version_id, _ = lock_version(connection, version.reference)
@@ -173,7 +205,7 @@ def _move(
         expected=promotion.previous,
         actor=context.actor,
     )
-    append_event(
+    return append_event(
         connection,
         actor=context.actor,
         action=action,
@@ -184,6 +216,56 @@ def _move(
         reason=reason,
         details={"forced": promotion.forced, "gates": [asdict(gate) for gate in promotion.gates]},
     )
+
+
+def _notify(
+    context: Context,
+    notifier: Notifier | None,
+    promotion: Promotion,
+    version: AdapterVersion,
+    event: Event,
+) -> Promotion:
+    """Tell others about a move that is done, and write into the history what became of it."""
+    if notifier is None:
+        return promotion
+    told = notifier.tell(_told(promotion, version, event))
+
+    def note(connection: Connection) -> None:
+        for each in told:
+            append_event(
+                connection,
+                actor=context.actor,
+                action="notified" if each.delivered else "notify-failed",
+                name=promotion.name,
+                number=promotion.number,
+                alias=promotion.alias,
+                details={**asdict(each), "event": event.hash},
+            )
+
+    context.database.write(note)
+    return replace(promotion, notifications=told)
+
+
+def _told(promotion: Promotion, version: AdapterVersion, event: Event) -> dict[str, Any]:
+    """Return what others are told about a move."""
+    return {
+        "type": f"dovetail.{event.action}",
+        "timestamp": event.time.isoformat(),
+        "data": {
+            "name": promotion.name,
+            "alias": promotion.alias,
+            "number": promotion.number,
+            "previous": promotion.previous,
+            "payload": version.payload_digest,
+            "base_model": version.base_model,
+            "actor": event.actor,
+            "time": event.time.isoformat(),
+            "reason": event.reason,
+            "forced": promotion.forced,
+            "requirements": [asdict(gate) for gate in promotion.gates],
+            "event": event.hash,
+        },
+    }
 
 
 def _refuse(context: Context, promotion: Promotion, reason: str | None) -> None:

@@ -25,12 +25,11 @@ from dovetail.registry.inserting import (
     find_numbers,
     insert_base_model,
     insert_version,
-    lock_adapter,
-    update_adapter,
 )
 from dovetail.registry.intents import publish
 from dovetail.registry.manifest import Manifest
 from dovetail.registry.metadata import Metadata
+from dovetail.registry.owners import lock_adapter, update_adapter
 from dovetail.registry.payload import read_payload
 from dovetail.registry.progress import Progress
 from dovetail.registry.reading import find_base_model, find_version, known_base_model
@@ -128,6 +127,14 @@ def register_base(
         )
     )
     return _publish_base(context, checkpoint)[1]
+
+
+def add_base(context: Context, checkpoint: BaseCheckpoint) -> BaseModel:
+    """Add a base model by what is known of it, unless it is there."""
+    fingerprint = checkpoint.manifest.fingerprint
+    with context.database.reading() as connection:
+        known = known_base_model(connection, fingerprint)
+    return (known or _publish_base(context, checkpoint))[1]
 
 
 def load_manifest(context: Context, base: BaseModel) -> Manifest:

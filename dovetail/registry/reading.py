@@ -59,6 +59,9 @@ VERSIONS = (
         VersionRow.created_by,
         VersionRow.created_at,
         VersionRow.deleted_at,
+        VersionRow.description,
+        VersionRow.tags,
+        VersionRow.updated_at,
         VersionRow.findings,
     )
     .join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
@@ -79,7 +82,9 @@ _NEWEST = (
 )
 _BASE_MODELS = select(*BaseModelRow.__table__.columns)
 _BASE_MODEL = _BASE_MODELS.where(BaseModelRow.fingerprint == bindparam("of_fingerprint"))
-_ADAPTER_ID = select(AdapterRow.id).where(AdapterRow.name == bindparam("of_name"))
+_ADAPTER_ID = select(AdapterRow.id, AdapterRow.deleted_at).where(
+    AdapterRow.name == bindparam("of_name")
+)
 _ALIASES = select(AliasRow.version_id, AliasRow.alias).order_by(AliasRow.alias)
 _FILES = (
     select(FileRow.version_id, FileRow.path, FileRow.blob, BlobRow.size)
@@ -88,11 +93,6 @@ _FILES = (
 )
 _ALIASES_OF_ONE = _ALIASES.where(AliasRow.version_id == bindparam("of_version"))
 _FILES_OF_ONE = _FILES.where(FileRow.version_id == bindparam("of_version"))
-_LOCK = (
-    select(VersionRow.id)
-    .where(VersionRow.id == bindparam("of_version"))
-    .with_for_update(key_share=True)
-)
 # Ids may stand in the statement's text: they are whole numbers that the database gave out.
 IDS: BindParameter[Any] = bindparam("of_versions", expanding=True, literal_execute=True)
 """Row ids of versions, whose number is known only when a statement runs."""
@@ -173,28 +173,29 @@ def find_version(
     return row[0], version
 
 
-def lock_version(
-    connection: Connection, reference: Reference, *, deleted: bool = False
-) -> tuple[int, AdapterVersion]:
-    """Find a version as `find_version` does, and lock its row: it is as found until the end.
-
-    Who points an alias to a version and who deletes it must not overlook each other.
-    """
-    version_id, version = find_version(connection, reference, deleted=deleted)
-    connection.execute(_LOCK, {"of_version": version_id})
-    return find_version(connection, version.reference, deleted=deleted)
-
-
-def find_adapter_id(connection: Connection, name: str) -> int:
+def find_adapter_id(connection: Connection, name: str, *, deleted: bool = False) -> int:
     """Return the row id of an adapter.
 
+    Args:
+        connection: An open transaction.
+        name: Its name.
+        deleted: Whether a deleted adapter counts.
+
     Raises:
-        AdapterNotFound: There is none with this name; the message names similar ones.
+        AdapterNotFound: There is none with this name, or it is deleted; the message names similar
+            ones.
     """
-    found = connection.execute(_ADAPTER_ID, {"of_name": name}).scalar()
+    found = connection.execute(_ADAPTER_ID, {"of_name": name}).first()
+    if found is not None and (deleted or found.deleted_at is None):
+        return int(found.id)
     if found is not None:
-        return found
-    names = connection.execute(select(AdapterRow.name)).scalars().all()
+        raise AdapterNotFound(
+            f"adapter {name!r} was deleted on {found.deleted_at:%Y-%m-%d}; bring it back with: "
+            f"dovetail restore {name}/NUMBER, or by registering a version",
+            name=name,
+        )
+    live = AdapterRow.deleted_at.is_(None)
+    names = connection.execute(select(AdapterRow.name).where(live)).scalars().all()
     near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "see them with: dovetail list"
     raise AdapterNotFound(f"there is no adapter {name!r}; {hint}", name=name, similar=tuple(near))

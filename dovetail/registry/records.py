@@ -53,6 +53,8 @@ class Adapter:
         description: Free text.
         tags: Free key-value pairs.
         created_at: When the name was first used, in UTC.
+        updated_at: When a version was last registered, deleted or restored, or the description
+            edited, in UTC.
         latest: Highest version number that is not deleted, or None.
         versions: How many versions are not deleted.
         aliases: Alias to version number.
@@ -63,6 +65,7 @@ class Adapter:
     description: str
     tags: Mapping[str, str]
     created_at: datetime
+    updated_at: datetime
     latest: int | None
     versions: int
     aliases: Mapping[str, int]
@@ -152,6 +155,9 @@ class AdapterVersion:
         created_by: Who registered it.
         created_at: When, in UTC.
         deleted_at: When it was deleted, or None.
+        description: Free text about this version.
+        tags: Free key-value pairs of this version; the adapter has its own.
+        updated_at: When it was registered, or its description last edited, in UTC.
         aliases: Aliases that point to it now.
         files: The payload's files.
         findings: What registration noticed but did not refuse.
@@ -173,6 +179,9 @@ class AdapterVersion:
     created_by: str
     created_at: datetime
     deleted_at: datetime | None
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    updated_at: datetime
     aliases: tuple[str, ...] = ()
     files: tuple[StoredFile, ...] = ()
     findings: tuple[str, ...] = ()
@@ -191,7 +200,8 @@ class Event:
         position: Place in the registry's one chain of events, from 1.
         time: When, in UTC.
         actor: Who.
-        action: ``register``, ``promote``, ``promotion-refused``, ``rollback``, ``delete``, ...
+        action: ``register``, ``edit``, ``promote``, ``promotion-refused``, ``rollback``,
+            ``drop-alias``, ``delete``, ``delete-adapter``, ``notified``, ...
         name: Adapter, or None.
         number: Version that the event is about, or the version an alias moved to.
         alias: Alias that moved, or None.

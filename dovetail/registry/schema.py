@@ -33,7 +33,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The Alembic revision that this code works with."""
 
 
@@ -45,6 +45,9 @@ def _text(length: int | None = None) -> TypeEngine[str]:
 
 _DIGEST = _text(71)
 _NAME = _text(128)
+# For rows of the schemas before, and for SQLite, which adds no column without a default that may
+# not be missing; every insert says when.
+_LONG_AGO = text("'1970-01-01 00:00:00+00'")
 
 # SQLite counts up only a column declared exactly INTEGER PRIMARY KEY.
 _BIG = BigInteger().with_variant(Integer(), "sqlite")
@@ -162,6 +165,7 @@ class AdapterRow(Table):
     tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=_LONG_AGO)
 
 
 class VersionRow(Table):
@@ -201,6 +205,9 @@ class VersionRow(Table):
     created_by: Mapped[str] = mapped_column(_text())
     created_at: Mapped[datetime] = mapped_column(index=True)
     deleted_at: Mapped[datetime | None]
+    description: Mapped[str] = mapped_column(_text(), default="", server_default=text("''"))
+    tags: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))
+    updated_at: Mapped[datetime] = mapped_column(index=True, server_default=_LONG_AGO)
 
 
 class FileRow(Table):

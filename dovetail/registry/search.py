@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from dovetail.errors import InvalidQuery
-from dovetail.registry.conditions import candidates_of, condition_of, unindexed
+from dovetail.registry.conditions import MOMENTS, candidates_of, condition_of, unindexed
 from dovetail.registry.dialects import joins_laterally, prefer_order
 from dovetail.registry.filters import Both, Comparison, Filter, parse_filter
 from dovetail.registry.jsontext import digest_json
@@ -86,10 +86,40 @@ def search_versions(
         raise InvalidQuery("a filter or order has a NUL character, which nothing that is kept has")
     asked = digest_json([text, list(order_by)])
     terms = terms_of(order_by)
-    place = None if page_token is None else _place(connection, terms, page_token, asked)
-    parsed = _parsed(text)
-    condition: ColumnElement[bool] = true() if parsed is None else condition_of(parsed)
-    few = None if parsed is None else _few(connection, parsed)
+    place = None
+    if page_token is not None:
+        place = find_place(connection, terms, version_before(page_token, asked))
+        if place is None:
+            raise foreign_token(page_token)
+    found = find_ids(connection, _parsed(text), terms, place=place, limit=limit + 1)
+    return Page(
+        versions=tuple(load_versions_by_id(connection, found[:limit])),
+        next_page_token=next_token(found[limit - 1], asked) if len(found) > limit else None,
+    )
+
+
+def find_ids(
+    connection: Connection,
+    part: Filter | None,
+    terms: Sequence[Term],
+    *,
+    place: tuple[Any, ...] | None,
+    limit: int,
+) -> list[int]:
+    """Return the row ids of versions that are not deleted and that a filter finds, in order.
+
+    Args:
+        connection: An open transaction.
+        part: The filter, or None for all.
+        terms: The order.
+        place: Only those that come after this place, from `find_place`.
+        limit: Only so many.
+
+    Raises:
+        InvalidQuery: There is no such field, or a value is of the wrong kind.
+    """
+    condition: ColumnElement[bool] = true() if part is None else condition_of(part)
+    few = None if part is None else _few(connection, part)
     if few is not None and few.exact:
         condition = true()
     parameters = {} if few is None else {IDS.key: sorted(few.ids)}
@@ -98,27 +128,22 @@ def search_versions(
     statements = _statements(connection, terms, place, condition, few=few is not None)
     found: list[int] = []
     for statement in statements:
-        wanted = limit + 1 - len(found)
+        wanted = limit - len(found)
         if wanted:
             found += connection.execute(statement(wanted), parameters).scalars()
-    return Page(
-        versions=tuple(load_versions_by_id(connection, found[:limit])),
-        next_page_token=next_token(found[limit - 1], asked) if len(found) > limit else None,
-    )
+    return found
 
 
-def _place(
-    connection: Connection, terms: Sequence[Term], token: str, asked: str
-) -> tuple[Any, ...]:
-    """Return what a token's version is ordered by now, term by term."""
+def find_place(
+    connection: Connection, terms: Sequence[Term], version_id: int
+) -> tuple[Any, ...] | None:
+    """Return what a version is ordered by now, term by term; None if it is not there."""
     row = connection.execute(
         _FOUND.with_only_columns(*(term.expression for term in terms)).where(
-            VersionRow.id == version_before(token, asked)
+            VersionRow.id == version_id
         )
     ).first()
-    if row is None:
-        raise foreign_token(token)
-    return tuple(row)
+    return None if row is None else tuple(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +208,7 @@ def _statements(
             place = None
         without = and_(condition, first.expression.is_(None))
         yield from _statements(connection, rest, None if place is None else place[1:], without)
-    elif first.field.kind == "created_at":
+    elif first.field.kind in MOMENTS:
         by_time = select(VersionRow.id).join(AdapterRow, AdapterRow.id == _OWNER).where(wanted)
         yield partial(_in_order, by_time, terms, place)
     elif order in _BY_NAME and joins_laterally(connection):

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Connection
 
-from dovetail.registry import deletion, evaluations, promotion, publishing
+from dovetail.registry import deletion, editing, evaluations, promotion, publishing
 from dovetail.registry.cache import PayloadCache
 from dovetail.registry.checks import check_text
 from dovetail.registry.collection import DEFAULT_GRACE, Collection, collect_garbage
 from dovetail.registry.comparison import Comparison, compare_versions
 from dovetail.registry.context import Context
 from dovetail.registry.database import Database
+from dovetail.registry.editing import Edit
 from dovetail.registry.events import append_event, find_broken_link, read_events
 from dovetail.registry.intents import LEASE
 from dovetail.registry.listing import list_versions, load_adapters
@@ -54,6 +55,7 @@ from dovetail.registry.search import Page, search_versions
 from dovetail.settings import Settings
 
 if TYPE_CHECKING:
+    from dovetail.registry.notifying import Notifier
     from dovetail.registry.transport.exporting import Export
     from dovetail.registry.transport.importing import Import
     from dovetail.registry.verifying import Verification
@@ -157,13 +159,16 @@ class Registry:
         generation_config: Mapping[str, Any] | None = None,
         scores: Mapping[str, float] | None = None,
         source_run: str | None = None,
+        version_description: str | None = None,
+        version_tags: Mapping[str, str] | None = None,
         exclude: Sequence[str] = (),
         progress: Progress | None = None,
         upload_progress: Progress | None = None,
     ) -> Registration:
         """Add a version: an adapter directory's files, its base model, and how it came about.
 
-        Identical content under the same name and base gives the version that exists.
+        Identical content under the same name and base gives the version that exists, as it is.
+        Under the name of a deleted adapter, the name comes back and its numbers go on.
 
         Args:
             name: Adapter name; made on first use.
@@ -177,6 +182,8 @@ class Registry:
             generation_config: Generation defaults: ``{"max_new_tokens": 32}``.
             scores: Scores from the training run, recorded as reported.
             source_run: Identifier of the training run.
+            version_description: Free text about this version.
+            version_tags: Free key-value pairs of this version.
             exclude: File name patterns in the directory to leave out.
             progress: Called while the base model is hashed.
             upload_progress: Called while the files are written to the object store.
@@ -199,6 +206,8 @@ class Registry:
             generation_config=generation_config,
             scores=scores,
             source_run=source_run,
+            version_description=version_description,
+            version_tags=version_tags,
         )
         return publishing.register_version(
             self._context,
@@ -228,6 +237,21 @@ class Registry:
         return publishing.register_base(
             self._context, path, name=name, revision=revision, progress=progress
         )
+
+    def register_base_document(self, document: Mapping[str, Any]) -> BaseModel:
+        """Add a base model by what another registry knows of it; no weights are needed.
+
+        One that is known already stays as it is.
+
+        Args:
+            document: What `base_document` returned, perhaps read from a file.
+
+        Raises:
+            InvalidPayload: It is no such document, or its manifest tells of another model.
+        """
+        from dovetail.registry.basedocument import read_base_document
+
+        return publishing.add_base(self._context, read_base_document(document))
 
     # Looking around
 
@@ -335,6 +359,20 @@ class Registry:
         """
         return publishing.load_manifest(self._context, self.base_model(wanted))
 
+    def base_document(self, wanted: str) -> dict[str, Any]:
+        """Return all there is to know of a base model but its weights, as JSON values.
+
+        Another registry takes it with `register_base_document`.
+
+        Raises:
+            BaseModelNotFound: There is no such base model.
+            DigestMismatch: The stored manifest is corrupt.
+        """
+        from dovetail.registry.basedocument import write_base_document
+
+        base = self.base_model(wanted)
+        return write_base_document(base, publishing.load_manifest(self._context, base))
+
     def history(
         self, name: str | None = None, *, limit: int | None = None, before: int | None = None
     ) -> list[Event]:
@@ -351,7 +389,7 @@ class Registry:
         """
         with self._context.database.reading() as connection:
             if name is not None:
-                find_adapter_id(connection, check_name(name))
+                find_adapter_id(connection, check_name(name), deleted=True)
             return read_events(connection, name=name, limit=limit, before=before)
 
     def broken_history(self, *, progress: Progress | None = None) -> BrokenLink | None:
@@ -537,6 +575,7 @@ class Registry:
         require: Sequence[str] = (),
         force: bool = False,
         reason: str | None = None,
+        notify: Sequence[str] = (),
     ) -> Promotion:
         """Point an alias to a version if it meets all requirements, stored and given.
 
@@ -546,24 +585,49 @@ class Registry:
             require: Requirements for this once: ``rougeL >= production``.
             force: Move the alias even if a requirement fails; needs a reason.
             reason: Why; kept in the history.
+            notify: URLs that are told about the move by a request signed with
+                ``DOVETAIL_NOTIFY_SECRET`` (`dovetail.registry.notifying`). One that cannot be told
+                undoes nothing: ``notifications`` of what is returned says so, and the history.
 
         Raises:
             GateRefused: A requirement is not met; the attribute ``gates`` has all results.
             ConflictError: The alias moved in between.
             InvalidQuery: A requirement cannot be understood.
+            InvalidInput: A URL to notify cannot be used, or there is no secret to sign with.
         """
         return promotion.promote_version(
-            self._context, _parsed(reference), alias, require=require, force=force, reason=reason
+            self._context,
+            _parsed(reference),
+            alias,
+            require=require,
+            force=force,
+            reason=reason,
+            notifier=self._notifier(notify),
         )
 
-    def rollback(self, name: str, alias: str, *, reason: str | None = None) -> Promotion:
-        """Move an alias back to where it was before its last promotion.
+    def rollback(
+        self,
+        name: str,
+        alias: str,
+        *,
+        reason: str | None = None,
+        notify: Sequence[str] = (),
+    ) -> Promotion:
+        """Move an alias back to where it was before its last promotion; see `promote`.
 
         Raises:
             AliasNotFound: The alias is not set.
             ConflictError: It was nowhere before.
         """
-        return promotion.roll_back(self._context, name, alias, reason=reason)
+        notifier = self._notifier(notify)
+        return promotion.roll_back(self._context, name, alias, reason=reason, notifier=notifier)
+
+    def _notifier(self, urls: Sequence[str]) -> Notifier | None:
+        if not urls:
+            return None
+        from dovetail.registry.notifying import Notifier
+
+        return Notifier(urls, secret=self.settings.notify_secret)
 
     def require(
         self, name: str, alias: str, requirements: Sequence[str], *, reason: str | None = None
@@ -584,7 +648,59 @@ class Registry:
         """
         return promotion.requirements_of(self._context, name, alias)
 
-    # Deleting
+    def drop_alias(self, name: str, alias: str, *, reason: str | None = None) -> Promotion:
+        """Take an alias away; what it requires stays stored, for the day it is set again.
+
+        Raises:
+            AliasNotFound: The alias is not set.
+            ConflictError: It was set at the same moment.
+        """
+        return promotion.drop_alias(self._context, name, alias, reason=reason)
+
+    # Editing and deleting
+
+    def edit_adapter(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        remove_tags: Sequence[str] = (),
+        reason: str | None = None,
+    ) -> Adapter:
+        """Change an adapter's description and tags; the history keeps what they were.
+
+        Args:
+            name: The adapter.
+            description: The new description; None leaves it.
+            tags: Tags to add or change.
+            remove_tags: Tags to take away, if they are there.
+            reason: Why; kept in the history.
+
+        Raises:
+            AdapterNotFound: There is no adapter with this name.
+            InvalidInput: A text cannot be kept.
+        """
+        edit = Edit.checked(description=description, tags=tags, remove_tags=remove_tags)
+        return editing.edit_adapter(self._context, name, edit, reason=reason)
+
+    def edit_version(
+        self,
+        reference: str | Reference,
+        *,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        remove_tags: Sequence[str] = (),
+        reason: str | None = None,
+    ) -> AdapterVersion:
+        """Change a version's own description and tags; see `edit_adapter`.
+
+        Raises:
+            NotFoundError: There is no such version.
+            InvalidInput: A text cannot be kept.
+        """
+        edit = Edit.checked(description=description, tags=tags, remove_tags=remove_tags)
+        return editing.edit_version(self._context, _parsed(reference), edit, reason=reason)
 
     def delete(self, reference: str | Reference, *, reason: str | None = None) -> AdapterVersion:
         """Hide a version from everything but `restore`; its number stays taken.
@@ -595,8 +711,19 @@ class Registry:
         """
         return deletion.delete_version(self._context, _parsed(reference), reason=reason)
 
+    def delete_adapter(self, name: str, *, reason: str | None = None) -> Adapter:
+        """Hide an adapter with all of its versions, and drop its aliases; return what it was.
+
+        Numbers stay taken, files and history are kept, and so are the requirements of its
+        aliases. Restoring or registering a version brings the name back.
+
+        Raises:
+            AdapterNotFound: There is no adapter with this name.
+        """
+        return deletion.delete_adapter(self._context, name, reason=reason)
+
     def restore(self, reference: str | Reference, *, reason: str | None = None) -> AdapterVersion:
-        """Bring a deleted version back.
+        """Bring a deleted version back, and its adapter, if that is deleted.
 
         Raises:
             NotFoundError: There is no such version.

@@ -57,29 +57,34 @@ class Oracle:
         """Return an oracle whose base models are in another type."""
         return Oracle(load=lambda name: self._load(name).to(dtype), tokenize=self._tokenize)
 
-    def next_logits(self, name, adapter, text, tokens=()):
-        """Return the logits ``[vocabulary]`` after a text and some new tokens (decoder-only)."""
-        ids = torch.tensor([[*self._ids(name, text), *tokens]])
-        with quiet(), torch.no_grad():
-            model = self._model(name, adapter)
-            return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
+    def logits(self, name, adapter, text, *, steps):
+        """Return what comes before each of the first new tokens, ``[steps, vocabulary]``.
+
+        Fewer steps where the row ends earlier.
+        """
+        options = {"max_new_tokens": steps, "output_logits": True, "return_dict_in_generate": True}
+        return torch.cat(self._run(name, adapter, text, options).logits)
 
     def _generate(self, name, adapter, text, options):
-        options = {"do_sample": False, "max_new_tokens": 8, **options}
         ends = options.get("eos_token_id", EOS)
         ends = {ends} if isinstance(ends, int) else set(ends)
-        ids = torch.tensor([self._ids(name, text)])
-        if "stop_strings" in options:
-            options["tokenizer"] = _with_probe(self._tokenize(name))
-        with quiet(), torch.no_grad():
-            model = self._model(name, adapter)
-            if _is_multitask(adapter):
-                options["task_ids"] = torch.tensor([0])
-            output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
-        start = 1 if model.config.is_encoder_decoder else ids.shape[1]
+        output = self._run(name, adapter, text, {"max_new_tokens": 8, **options})
+        encodes = self._model(name, adapter).config.is_encoder_decoder
+        start = 1 if encodes else len(self._ids(name, text))
         tokens = output[0, start:].tolist()
         end = next((at for at, token in enumerate(tokens) if token in ends), None)
         return tuple(tokens[:end])
+
+    def _run(self, name, adapter, text, options):
+        options = {"do_sample": False, **options}
+        ids = torch.tensor([self._ids(name, text)])
+        if "stop_strings" in options:
+            options["tokenizer"] = _with_probe(self._tokenize(name))
+        if _is_multitask(adapter):
+            options["task_ids"] = torch.tensor([0])
+        with quiet(), torch.no_grad():
+            model = self._model(name, adapter)
+            return model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
 
     def _ids(self, name, text):
         return self._tokenizer(name)(text)["input_ids"]

@@ -285,7 +285,7 @@ def test_links_and_pipes_in_a_directory_are_not_followed(forger, directory, refu
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"version": 2}, InvalidPayload, "format version 2.*upgrade"),
+        ({"version": 3}, InvalidPayload, "format version 3.*upgrade"),
         ({"version": "1"}, InvalidPayload, "version"),
         ({"format": "something"}, InvalidPayload, "not of the format"),
         ({"digest": "sha256:" + "0" * 64}, DigestMismatch, "dovetail-export.json is corrupt"),

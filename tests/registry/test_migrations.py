@@ -206,13 +206,58 @@ def test_downgrading_refuses_to_lose_where_events_came_from(database):
     """History that was imported keeps its hashes only in a schema that knows of origins."""
     database.upgrade()
     with database.writing() as connection:
+        command.downgrade(config(connection), "0002")
         append_event(connection, actor="ann", action="register", origin="sha256:" + "1" * 64)
         before = rows(connection)
     with pytest.raises(StorageError, match="1 events of the history were imported"):
         database.downgrade()
-    assert database.revision() == SCHEMA_REVISION
+    assert database.revision() == "0002"
     with database.reading() as connection:
         assert rows(connection) == before
+
+
+@pytest.mark.parametrize("said", [{"tags": {"a": "b"}}, {"description": "good"}])
+def test_downgrading_refuses_to_lose_what_is_said_of_a_version(summary, place, said):
+    """Tags and a description of a version's own are taken away by hand, or kept."""
+    summary.edit_version("summary/2", **said)
+    database = Database(place.urls[0])
+    try:
+        with pytest.raises(StorageError, match="1 versions have a description or tags"):
+            database.downgrade()
+        summary.edit_version("summary/2", description="", remove_tags=["a"])
+        assert database.downgrade() == ("0003", "0002")
+    finally:
+        database.close()
+
+
+def test_a_deleted_adapter_that_an_older_dovetail_registered_under_is_alive(summary, place):
+    """That one knows nothing of deleted adapters; those without living versions stay deleted."""
+    summary.delete_adapter("summary")
+    database = Database(place.urls[0])
+    try:
+        for alive in (False, True):
+            database.downgrade()
+            if alive:
+                place.execute("UPDATE versions SET deleted_at = NULL WHERE number = ?", 2)
+            database.upgrade()
+            assert [adapter.name for adapter in summary.adapters()] == ["summary"] * alive
+    finally:
+        database.close()
+
+
+def test_upgrading_says_when_everything_was_last_changed(database):
+    """A version when it was registered; an adapter when a version was, or was deleted."""
+    with database.writing() as connection:
+        upgrade(connection, FIRST)
+    load_release(FIRST, database)
+    database.upgrade()
+    with database.reading() as connection:
+        found = rows(connection)
+    assert all(row["updated_at"] == row["created_at"] for row in found["versions"])
+    for adapter in found["adapters"]:
+        own = [row for row in found["versions"] if row["adapter_id"] == adapter["id"]]
+        times = [row[when] for row in own for when in ("created_at", "deleted_at") if row[when]]
+        assert adapter["updated_at"] == max(times)
 
 
 def test_the_code_works_with_the_newest_revision():

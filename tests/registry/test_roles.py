@@ -121,6 +121,10 @@ def test_a_reader_looks_at_everything_and_changes_nothing(
         assert "intents" in refused(lambda: registry.register("summary", adapter, base=tiny_base))
         refused(lambda: registry.promote("summary/2", "production"))
         refused(lambda: registry.delete("summary/2"))
+        refused(lambda: registry.delete_adapter("summary"))
+        refused(lambda: registry.drop_alias("summary", "production"))
+        refused(lambda: registry.edit_version("summary/2", tags={"a": "b"}))
+        refused(lambda: registry.edit_adapter("summary", tags={"a": "b"}))
         refused(lambda: registry.require("summary", "production", ["rougeL >= 0.1"]))
         refused(lambda: measure(registry))
     assert filled.rows() == before
@@ -143,6 +147,10 @@ def test_a_publisher_registers_and_evaluates_but_moves_no_alias(
         refused(lambda: registry.rollback("summary", "production"))
         refused(lambda: registry.require("summary", "production", []))
         refused(lambda: registry.delete("summary/2"))
+        refused(lambda: registry.delete_adapter("summary"))
+        refused(lambda: registry.drop_alias("summary", "production"))
+        assert registry.edit_version("summary/2", description="x", tags={"a": "b"}).tags
+        assert registry.edit_adapter("summary", description="x").description == "x"
         assert registry.resolve("summary@production").number == 1
         assert registry.broken_history() is None
         assert {event.actor for event in registry.history("another")} == {"publisher"}
@@ -156,6 +164,11 @@ def test_a_promoter_moves_aliases_but_does_not_register(filled, as_role, make, t
         registry.require("summary", "production", ["rougeL >= 0.9"])
         registry.delete("summary/2", reason="bad")
         registry.restore("summary/2")
+        registry.drop_alias("summary", "production")
+        refused(lambda: registry.edit_version("summary/2", description="x"))
+        refused(lambda: registry.edit_adapter("summary", description="x"))
+        registry.delete_adapter("summary")
+        registry.restore("summary/1")
         adapter = make.prompt(tmp_path / "new", seed=9)
         assert "intents" in refused(lambda: registry.register("summary", adapter, base=tiny_base))
         orphan(filled)

@@ -65,6 +65,9 @@ def rich(summary, measure, make, tmp_path, tiny_base):
     with pytest.raises(Exception, match="not promoted"):
         summary.promote("summary/3", "production")
     summary.delete("summary/3", reason="bad data")
+    summary.edit_version("summary/2", description="Ünïcode ✓", tags={"a": "b"}, reason="told")
+    summary.promote("summary/1", "trial")
+    summary.drop_alias("summary", "trial", reason="over")
     summary.register(
         "labels",
         make.lora(tmp_path / "lora"),
@@ -546,7 +549,7 @@ def test_an_alias_that_was_moved_on_both_sides_is_a_conflict(moved, rich, apart)
     rich.promote("summary/2", "other")
     rich.rollback("summary", "production")
     rich.promote("summary/2", "production", force=True, reason="x")
-    assert apart() == ("summary@production was moved to 1 here and to 2 there",)
+    assert apart() == ("summary@production was moved to 1 here and moved to 2 there",)
 
 
 def test_requirements_that_differ_on_both_sides_are_a_conflict(moved, rich, apart):

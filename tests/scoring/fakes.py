@@ -53,6 +53,7 @@ def make_version(name="summary", number=1, *, base=BASE, template="Sum: {text}",
         "source_run": None,
         "created_by": "tester",
         "created_at": NOW,
+        "updated_at": NOW,
         "deleted_at": None,
     }
     return AdapterVersion(

@@ -34,10 +34,14 @@ class ServerFailed(RuntimeError):
 
 
 class Room:
-    """A temporary folder, and the rights with which servers run in it."""
+    """A temporary folder, and the rights with which servers run in it.
 
-    def __init__(self):
-        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    Args:
+        own_rights: Run them with this process's rights, even if it is root's.
+    """
+
+    def __init__(self, *, own_rights=False):
+        self._user = None if own_rights or os.geteuid() else pwd.getpwnam("nobody")
         self.folder = Path(tempfile.mkdtemp(prefix="dovetail-", dir=_parent_folder()))
         if self._user:
             os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
@@ -72,7 +76,7 @@ class Room:
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             raise self.failure(f"{error}\n{error.output}") from error
 
-    def start(self, *command, death=signal.SIGKILL):
+    def start(self, *command, death=signal.SIGKILL, environment=None):
         """Start a server; `death` is the signal that it gets where this process is killed."""
         log = self.folder / f"{Path(command[0]).name}.log"
         with log.open("ab") as output:
@@ -83,19 +87,19 @@ class Room:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env={**self._environment, **(environment or {})},
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C is for the test run, which stops its servers
             ).result()
 
-    def wait(self, process, ready):
+    def wait(self, process, ready, *, limit_s=_START_LIMIT_S):
         """Wait until a server that was started is ready."""
-        deadline = time.monotonic() + _START_LIMIT_S
+        deadline = time.monotonic() + limit_s
         while not ready():
             if process.poll() is not None:
                 raise self.failure(f"{process.args[-1]} ended with {process.returncode}")
             if time.monotonic() > deadline:
-                raise self.failure(f"{process.args[-1]} is not ready after {_START_LIMIT_S} s")
+                raise self.failure(f"{process.args[-1]} is not ready after {limit_s} s")
             time.sleep(0.05)
         if process.poll() is not None:  # then it was somebody else on this port who answered
             raise self.failure(f"{process.args[-1]} ended with {process.returncode}")
@@ -186,6 +190,8 @@ def end(process, how=signal.SIGKILL):
 class Server:
     """A server that starts in a room of its own: a context manager."""
 
+    own_rights = False
+
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(ServerFailed),
         stop=tenacity.stop_after_attempt(_TRIES),
@@ -193,7 +199,7 @@ class Server:
     )
     def __enter__(self):
         """Start it, on other ports if it fails: somebody else may have taken one meanwhile."""
-        self.room = Room()
+        self.room = Room(own_rights=self.own_rights)
         try:
             self.port = free_port()
             self.prepare()

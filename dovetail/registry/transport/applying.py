@@ -47,16 +47,6 @@ def known_events(connection: Connection, events: Iterable[Event]) -> set[str]:
     return found
 
 
-def lock_versions(connection: Connection, adapter_id: int) -> None:
-    """Keep everybody from promoting and deleting versions of an adapter until the end."""
-    connection.execute(
-        select(VersionRow.id)
-        .where(VersionRow.adapter_id == adapter_id)
-        .order_by(VersionRow.number)
-        .with_for_update(key_share=True)
-    )
-
-
 def apply_base(
     connection: Connection, plan: BasePlan, base: BaseModel, *, actor: str, digest: str
 ) -> None:
@@ -94,21 +84,19 @@ def apply_adapter(
     for version in plan.versions:
         _add_version(connection, adapter_id, version)
     for number, deleted_at in plan.deletions.items():
-        connection.execute(
-            update(VersionRow)
-            .where(VersionRow.adapter_id == adapter_id, VersionRow.number == number)
-            .values(deleted_at=deleted_at)
-        )
+        _update_version(connection, adapter_id, number, deleted_at=deleted_at)
+    for version in plan.edits:
+        said = {name: getattr(version, name) for name in ("description", "tags", "updated_at")}
+        _update_version(connection, adapter_id, version.number, **said)
     numbers = select(VersionRow.number, VersionRow.id).where(VersionRow.adapter_id == adapter_id)
     ids = {row.number: row.id for row in connection.execute(numbers)}
     _add_evaluations(connection, plan.evaluations, ids)
+    gone = [*plan.dropped, *(pointer.alias for pointer in plan.aliases)]
+    connection.execute(
+        delete(AliasRow).where(AliasRow.adapter_id == adapter_id, AliasRow.alias.in_(gone))
+    )
     for pointer in plan.aliases:
         key = {"adapter_id": adapter_id, "alias": pointer.alias}
-        connection.execute(
-            delete(AliasRow).where(
-                AliasRow.adapter_id == adapter_id, AliasRow.alias == pointer.alias
-            )
-        )
         moved = {"moved_at": pointer.moved_at, "moved_by": pointer.moved_by}
         connection.execute(
             insert(table_of(AliasRow)).values(version_id=ids[pointer.number], **key, **moved)
@@ -126,6 +114,7 @@ def apply_adapter(
             "versions": [version.number for version in plan.versions],
             "evaluations": len(plan.evaluations),
             "aliases": {pointer.alias: pointer.number for pointer in plan.aliases},
+            "dropped": list(plan.dropped),
             "events": len(plan.events),
         },
     )
@@ -134,15 +123,23 @@ def apply_adapter(
 def _update_adapter(
     connection: Connection, plan: AdapterPlan, document: AdapterDocument, adapter_id: int
 ) -> None:
-    values: dict[str, Any] = {"task": plan.task}
+    values: dict[str, Any] = {
+        "task": plan.task,
+        "deleted_at": plan.deleted_at,
+        "updated_at": plan.updated_at,
+    }
     if plan.about:
         values |= {
             "description": document.description,
             "tags": dict(document.tags),
             "created_at": document.created_at,
-            "deleted_at": document.deleted_at,
         }
     connection.execute(update(AdapterRow).where(AdapterRow.id == adapter_id).values(**values))
+
+
+def _update_version(connection: Connection, adapter_id: int, number: int, **values: Any) -> None:
+    own = (VersionRow.adapter_id == adapter_id, VersionRow.number == number)
+    connection.execute(update(VersionRow).where(*own).values(**values))
 
 
 def _add_version(connection: Connection, adapter_id: int, version: AdapterVersion) -> None:
@@ -163,6 +160,9 @@ def _add_version(connection: Connection, adapter_id: int, version: AdapterVersio
         "created_by": version.created_by,
         "created_at": version.created_at,
         "deleted_at": version.deleted_at,
+        "description": version.description,
+        "tags": dict(version.tags),
+        "updated_at": version.updated_at,
     }
     version_id = connection.execute(_ADD_VERSION, row).scalar_one()
     files = [{"version_id": version_id, "path": f.path, "blob": f.digest} for f in version.files]

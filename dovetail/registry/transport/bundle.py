@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 MANIFEST = "dovetail-export.json"
 BLOBS = "blobs"
 FORMAT = "dovetail-export"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Versions have a description and tags of their own since 2."""
 MAX_MANIFEST_BYTES = 256 * 2**20
 
 _BLOB = re.compile(rf"{BLOBS}/(sha256)/([0-9a-f]{{2}})/([0-9a-f]{{62}})")
@@ -90,8 +91,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The manifest: the documents of base models and of adapters, and the digest of it all."""
+    """The manifest: the format, the documents of base models and adapters, the digest of it all."""
 
+    version: int
     digest: str
     base_models: tuple[Entry, ...]
     adapters: tuple[Entry, ...]
@@ -190,11 +192,11 @@ def parse_contents(data: bytes) -> Contents:
             expected=FORMAT_VERSION,
         )
     read = Fields(value, MANIFEST, ("format", "version", "digest", "contents"))
-    read.number("version", least=1)
     contents = read.table("contents")
     require_digest(digest_json(contents), expected=read.digest("digest"), what=MANIFEST)
     lists = Fields(contents, "contents", ("base_models", "adapters"))
     found = Contents(
+        read.number("version", least=1),
         read.digest("digest"),
         _entries(lists.items("base_models"), "fingerprint"),
         _entries(lists.items("adapters"), "name"),

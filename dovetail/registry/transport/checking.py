@@ -31,10 +31,15 @@ def check_base(bundle: Bundle, base: BaseModel) -> Manifest:
     what = f"the manifest of base model {base.name!r}"
     data = bundle.read(base.manifest_digest, limit=MAX_MANIFEST_BYTES, what=what)
     manifest = parse_manifest(data)
-    told = (base.fingerprint, base.parameter_count, base.dtype)
-    if told != (manifest.fingerprint, manifest.parameter_count, manifest.dtype):
+    if not is_told_by(base, manifest):
         refuse(f"base model {base.name!r} is not the one that its manifest tells of")
     return manifest
+
+
+def is_told_by(base: BaseModel, manifest: Manifest) -> bool:
+    """Tell whether what is said of a base model is what its manifest tells."""
+    told = (base.fingerprint, base.parameter_count, base.dtype)
+    return told == (manifest.fingerprint, manifest.parameter_count, manifest.dtype)
 
 
 def check_version(

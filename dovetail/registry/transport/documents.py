@@ -17,8 +17,8 @@ _IMPLIED: Mapping[Any, Collection[str]] = {
     AdapterVersion: {"name", "task", "base_model_name", "aliases"},
     Evaluation: {"name"},
 }
-MOVES = frozenset({"promote", "rollback"})
-"""Events that move an alias."""
+MOVES = frozenset({"promote", "rollback", "drop-alias"})
+"""Events that move an alias, or take it away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class AdapterDocument:
         tags: Free pairs.
         created_at: When the name was first used.
         deleted_at: When it was deleted, or None.
+        updated_at: When it was last changed.
         versions: Its versions from 1 on, deleted ones included, without their aliases.
         evaluations: Their evaluations, the oldest first.
         aliases: Its aliases, by name.
@@ -55,6 +56,7 @@ class AdapterDocument:
     tags: Mapping[str, str]
     created_at: datetime
     deleted_at: datetime | None
+    updated_at: datetime
     versions: tuple[AdapterVersion, ...]
     evaluations: tuple[Evaluation, ...]
     aliases: tuple[Pointer, ...]
@@ -73,7 +75,7 @@ class BaseDocument:
 
 def to_json(document: AdapterDocument | BaseDocument) -> bytes:
     """Write a document: the same facts give the same bytes."""
-    return canonical_json(_plain(document))
+    return canonical_json(plain(document))
 
 
 def content_of(version: AdapterVersion) -> str:
@@ -93,7 +95,7 @@ def content_of(version: AdapterVersion) -> str:
 
 def key_of(evaluation: Evaluation) -> bytes:
     """Return what tells an evaluation from others: all that it says."""
-    return canonical_json(_plain(evaluation))
+    return canonical_json(plain(evaluation))
 
 
 def identity(event: Event) -> str:
@@ -101,18 +103,25 @@ def identity(event: Event) -> str:
     return event.origin or event.hash
 
 
-def _plain(value: Any) -> Any:
+def hidden_by(event: Event) -> Collection[Any]:
+    """Return the numbers of the versions that were hidden with their adapter."""
+    hidden = event.details.get("versions") if event.action == "delete-adapter" else None
+    return hidden if isinstance(hidden, list) else ()
+
+
+def plain(value: Any) -> Any:
+    """Return records as JSON values, without what the document around them says."""
     if dataclasses.is_dataclass(value):
         implied = _IMPLIED.get(type(value), ())
         return {
-            field.name: _plain(getattr(value, field.name))
+            field.name: plain(getattr(value, field.name))
             for field in dataclasses.fields(value)
             if field.name not in implied
         }
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

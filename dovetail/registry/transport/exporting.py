@@ -120,7 +120,7 @@ def _choose(
             before = chosen.get(version.name, 0)
             chosen[version.name] = None if before is None else max(before, version.number)
         else:
-            find_adapter_id(connection, check_name(asked))
+            find_adapter_id(connection, check_name(asked), deleted=True)
             chosen[asked] = None
     return dict(sorted(chosen.items()))
 

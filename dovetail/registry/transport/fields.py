@@ -112,4 +112,4 @@ class Fields:
 
 def refuse(problem: str) -> NoReturn:
     """Say what is wrong with a bundle."""
-    raise InvalidPayload(f"{problem}; the export is damaged or was not written by dovetail")
+    raise InvalidPayload(f"{problem}; it is damaged or was not written by dovetail")

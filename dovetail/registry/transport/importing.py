@@ -18,10 +18,11 @@ from sqlalchemy import Connection
 
 from dovetail.errors import ConflictError
 from dovetail.registry.context import Context
-from dovetail.registry.inserting import insert_blobs, lock_adapter
+from dovetail.registry.inserting import insert_blobs
 from dovetail.registry.intents import publish
 from dovetail.registry.locking import lock_history
 from dovetail.registry.metadata import Metadata
+from dovetail.registry.owners import lock_adapter, lock_versions
 from dovetail.registry.progress import Progress
 from dovetail.registry.reading import known_base_model
 from dovetail.registry.records import Evaluation
@@ -29,12 +30,12 @@ from dovetail.registry.transport.applying import (
     apply_adapter,
     apply_base,
     known_events,
-    lock_versions,
 )
 from dovetail.registry.transport.bundle import Part, open_bundle
 from dovetail.registry.transport.checking import check_base, check_evaluation, check_version
 from dovetail.registry.transport.documents import AdapterDocument, BaseDocument
-from dovetail.registry.transport.planning import AdapterPlan, BasePlan, plan_adapter, plan_base
+from dovetail.registry.transport.merging import plan_adapter
+from dovetail.registry.transport.planning import AdapterPlan, BasePlan, plan_base
 from dovetail.registry.transport.reader import Meter, Reader, bytes_of
 from dovetail.registry.transport.snapshot import read_adapter, read_base
 

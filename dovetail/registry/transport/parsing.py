@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from datetime import datetime
 from typing import Any, cast
 
-from dovetail.errors import InvalidPayload
 from dovetail.registry.checks import check_scores, check_tags, check_task
-from dovetail.registry.events import event_hash
 from dovetail.registry.folder import OTHER_FILES, WEIGHTS_FILE
 from dovetail.registry.jsontext import parse_json
 from dovetail.registry.peftconfig import CONFIG_FILE
@@ -17,27 +15,26 @@ from dovetail.registry.records import (
     AdapterVersion,
     BaseModel,
     Evaluation,
-    Event,
     Score,
     StoredFile,
 )
-from dovetail.registry.reference import check_alias, check_name
-from dovetail.registry.requirements import Requirement
+from dovetail.registry.reference import check_name
 from dovetail.registry.transport.documents import (
-    MOVES,
     AdapterDocument,
     BaseDocument,
-    Pointer,
     content_of,
-    identity,
 )
 from dovetail.registry.transport.fields import MAX_BIG, Fields, refuse
+from dovetail.registry.transport.telling import (
+    check_aliases,
+    parse_events,
+    parse_pointer,
+    parse_requirements,
+)
 
 MAX_DOCUMENT_BYTES = 2**30
 MAX_DEPTH = 300
 
-_ACTION = re.compile(r"[a-z]+(-[a-z]+)*")
-_MAX_ACTION_LENGTH = 32
 _FILES = OTHER_FILES | {CONFIG_FILE, WEIGHTS_FILE}
 _VERSION = {field.name for field in fields(AdapterVersion)} - {
     "name",
@@ -45,28 +42,31 @@ _VERSION = {field.name for field in fields(AdapterVersion)} - {
     "base_model_name",
     "aliases",
 }
+_DESCRIBING = {"description", "tags", "updated_at"}
 _VALUES = ("value", "ci_low", "ci_high")
 _EVALUATION = {field.name for field in fields(Evaluation)} - {"name"}
 
 
-def parse_adapter(data: bytes, *, bases: Mapping[str, BaseModel]) -> AdapterDocument:
+def parse_adapter(data: bytes, *, bases: Mapping[str, BaseModel], version: int) -> AdapterDocument:
     """Read an adapter's document.
 
     Args:
         data: Its bytes.
         bases: The base models of the bundle, by fingerprint.
+        version: The bundle's format version; those before this one's are read, too.
 
     Raises:
         InvalidPayload: It contradicts itself, or has what no registry would have written.
         InvalidInput: It holds something that a registry cannot keep.
     """
     value = _parsed(data, "an adapter's document")
-    read = Fields(value, "an adapter", (field.name for field in fields(AdapterDocument)))
+    names = {field.name for field in fields(AdapterDocument)}
+    read = Fields(value, "an adapter", names if version > 1 else names - {"updated_at"})
     name = check_name(read.text("name"))
     read.what = f"adapter {name!r}"
     task = check_task(read.maybe(read.text, "task"))
     versions = tuple(
-        _version(item, name=name, number=number, task=task, bases=bases)
+        _version(item, name=name, number=number, task=task, bases=bases, described=version > 1)
         for number, item in enumerate(read.items("versions"), start=1)
     )
     if len({content_of(version) for version in versions}) != len(versions) or not versions:
@@ -78,16 +78,19 @@ def parse_adapter(data: bytes, *, bases: Mapping[str, BaseModel]) -> AdapterDocu
         tags=check_tags(read.table("tags")),
         created_at=read.time("created_at"),
         deleted_at=read.maybe(read.time, "deleted_at"),
+        updated_at=read.time("updated_at") if version > 1 else _last_change(versions),
         versions=versions,
         evaluations=tuple(
             _evaluation(item, name=name, count=len(versions), bases=bases)
             for item in read.items("evaluations")
         ),
-        aliases=tuple(_pointer(item, name) for item in read.items("aliases")),
-        requirements=_requirements(read.table("requirements"), name),
-        events=_events(read, name),
+        aliases=tuple(parse_pointer(item, name) for item in read.items("aliases")),
+        requirements=parse_requirements(read.table("requirements"), name),
+        events=parse_events(read, name),
     )
-    _check_aliases(document)
+    check_aliases(document)
+    if document.deleted_at and any(each.deleted_at is None for each in versions):
+        refuse(f"adapter {name!r} is deleted, but not all of its versions are")
     return document
 
 
@@ -100,14 +103,14 @@ def parse_base(data: bytes) -> BaseDocument:
     """
     value = _parsed(data, "a base model's document")
     read = Fields(value, "a base model", (field.name for field in fields(BaseDocument)))
-    base = _base(read.raw("base"))
+    base = parse_base_model(read.raw("base"))
     return BaseDocument(
         base=base,
         evaluations=tuple(
             _evaluation(item, name=None, count=0, bases={base.fingerprint: base})
             for item in read.items("evaluations")
         ),
-        events=_events(read, None),
+        events=parse_events(read, None),
     )
 
 
@@ -115,7 +118,12 @@ def _parsed(data: bytes, what: str) -> Any:
     return parse_json(data, what=what, max_bytes=MAX_DOCUMENT_BYTES, max_depth=MAX_DEPTH)
 
 
-def _base(value: Any) -> BaseModel:
+def parse_base_model(value: Any) -> BaseModel:
+    """Read what a document says of a base model; its manifest is yet to be compared with it.
+
+    Raises:
+        InvalidPayload: It has not the fields that it should.
+    """
     read = Fields(value, "a base model", (field.name for field in fields(BaseModel)))
     return BaseModel(
         fingerprint=read.digest("fingerprint"),
@@ -134,9 +142,15 @@ def _base(value: Any) -> BaseModel:
 
 
 def _version(
-    value: Any, *, name: str, number: int, task: str | None, bases: Mapping[str, BaseModel]
+    value: Any,
+    *,
+    name: str,
+    number: int,
+    task: str | None,
+    bases: Mapping[str, BaseModel],
+    described: bool,
 ) -> AdapterVersion:
-    read = Fields(value, f"{name}/{number}", _VERSION)
+    read = Fields(value, f"{name}/{number}", _VERSION if described else _VERSION - _DESCRIBING)
     if read.number("number") != number:
         refuse(f"the versions of {name!r} are not numbered from 1 without gaps")
     base = bases.get(read.digest("base_model"))
@@ -162,9 +176,17 @@ def _version(
         created_by=read.text("created_by"),
         created_at=read.time("created_at"),
         deleted_at=read.maybe(read.time, "deleted_at"),
+        description=read.text("description") if described else "",
+        tags=check_tags(read.table("tags") if described else None),
+        updated_at=read.time("updated_at" if described else "created_at"),
         files=files,
         findings=read.texts("findings"),
     )
+
+
+def _last_change(versions: Iterable[AdapterVersion]) -> datetime:
+    """Return when an adapter was last changed, as far as its versions tell."""
+    return max(version.deleted_at or version.created_at for version in versions)
 
 
 def _file(value: Any, version: str) -> StoredFile:
@@ -222,73 +244,3 @@ def _scores(read: Fields) -> dict[str, Score]:
         check_scores({metric: values["value"]})
         scores[metric] = Score(metric=metric, **values)
     return scores
-
-
-def _pointer(value: Any, name: str) -> Pointer:
-    read = Fields(value, f"an alias of {name!r}", (field.name for field in fields(Pointer)))
-    return Pointer(
-        alias=check_alias(read.text("alias")),
-        number=read.number("number", least=1),
-        moved_at=read.time("moved_at"),
-        moved_by=read.text("moved_by"),
-    )
-
-
-def _requirements(value: dict[str, Any], name: str) -> dict[str, tuple[str, ...]]:
-    read = Fields(value, f"the requirements of {name!r}", value)
-    return {
-        check_alias(alias): tuple(Requirement.parse(text).text for text in read.texts(alias))
-        for alias in value
-    }
-
-
-def _events(read: Fields, name: str | None) -> tuple[Event, ...]:
-    events = tuple(_event(item, name) for item in read.items("events"))
-    positions = [event.position for event in events]
-    if sorted(set(positions)) != positions:
-        refuse(f"the history of {read.what} is not in order")
-    if len({identity(event) for event in events}) != len(events):
-        refuse(f"the history of {read.what} has an event twice")
-    return events
-
-
-def _event(value: Any, name: str | None) -> Event:
-    read = Fields(value, f"an event of {name or 'a base model'}", (f.name for f in fields(Event)))
-    action = read.text("action")
-    if len(action) > _MAX_ACTION_LENGTH or not _ACTION.fullmatch(action):
-        refuse(f"{read.what} is called {ascii(action)[:80]}")
-    if read.raw("name") != name:
-        refuse(f"{read.what} is about another adapter")
-    values: dict[str, Any] = {
-        "position": read.number("position", least=1, most=MAX_BIG),
-        "time": read.time("time"),
-        "actor": read.text("actor"),
-        "action": action,
-        "name": name,
-        "number": read.maybe(read.number, "number"),
-        "alias": read.maybe(lambda field: check_alias(read.text(field)), "alias"),
-        "previous": read.maybe(read.number, "previous"),
-        "reason": read.maybe(read.text, "reason"),
-        "details": read.json("details"),
-        "origin": read.maybe(read.digest, "origin"),
-        "previous_hash": read.digest("previous_hash"),
-    }
-    if event_hash(values) != read.digest("hash"):
-        refuse(f"event {values['position']} of {name or 'a base model'} was changed")
-    return Event(**values, hash=read.digest("hash"))
-
-
-def _check_aliases(document: AdapterDocument) -> None:
-    """See that each alias is where its history says, and at a version that is there."""
-    moved = {event.alias: event.number for event in document.events if event.action in MOVES}
-    live = {version.number for version in document.versions if version.deleted_at is None}
-    if len({pointer.alias for pointer in document.aliases}) != len(document.aliases):
-        refuse(f"adapter {document.name!r} has an alias twice")
-    for pointer in document.aliases:
-        if pointer.number not in live or moved.get(pointer.alias) != pointer.number:
-            raise InvalidPayload(
-                f"{document.name}@{pointer.alias} points to {pointer.number} in the export, but "
-                f"its history says {moved.get(pointer.alias)}, or that version is deleted",
-                name=document.name,
-                alias=pointer.alias,
-            )

@@ -28,7 +28,8 @@ class Reader:
         known = {fingerprint: document.base for fingerprint, document in self.bases.items()}
         self.adapters: dict[str, AdapterDocument] = {}
         for entry in contents.adapters:
-            adapter = parse_adapter(self._read(entry.digest), bases=known)
+            data = self._read(entry.digest)
+            adapter = parse_adapter(data, bases=known, version=contents.version)
             if adapter.name != entry.subject:
                 refuse(f"adapter {adapter.name!r} has another name in the contents")
             self.adapters[entry.subject] = adapter

@@ -40,6 +40,7 @@ def read_adapter(connection: Connection, name: str) -> AdapterDocument | None:
         tags=row.tags,
         created_at=row.created_at,
         deleted_at=row.deleted_at,
+        updated_at=row.updated_at,
         versions=tuple(replace(version, aliases=()) for version in versions),
         evaluations=tuple(reversed(load_evaluations(connection, adapter_id=row.id))),
         aliases=_pointers(connection, row.id),

@@ -54,6 +54,8 @@ def shelf(request, tmp_path_factory, place_at, make):
             generation_config={"max_new_tokens": 4},
         )
         add("labels", "lora", 4, "one", scores={"rougeL": 0.9})
+        registry.edit_version("labels/1", tags={"team": "mine", "epochs": "3"}, description="new")
+        registry.edit_version("summary/2", tags={"only": "two"})
         registry.promote("summary/1", "production")
         registry.promote("summary/2", "staging")
         registry.promote("labels/1", "production")

@@ -21,6 +21,8 @@ TEXTS = [
     "labels",
     "support",
     "Support",
+    "mine",
+    "two",
     "it's",
     "LORA",
     "production",
@@ -38,6 +40,9 @@ TEXT_FIELDS = [
     "base_model",
     "source_run",
     "tags.team",
+    "tags.epochs",
+    "version_tags.team",
+    "version_tags.only",
     "params.epochs",
 ]
 NUMBER_FIELDS = [
@@ -131,8 +136,9 @@ def values_of(record, field):
         value = version.hyperparameters.get(key)
         value = version.config.get(key) if value is None else value
     else:
-        value = tags.get(key) if kind == "tags" else None
-    if kind not in ("params", "tags"):
+        own = version.tags.get(key)
+        value = tags.get(key) if kind == "tags" and own is None else own
+    if kind not in ("params", "tags", "version_tags"):
         value = version.base_model_name if kind == "base_model" else getattr(version, kind)
     return [] if value is None else [value]
 

@@ -25,6 +25,8 @@ ALL = ["Summary/1", "labels/2", "labels/1", "summary/2", "summary/1"]
         (["metrics.`a/b.c-d`"], ["summary/2", "Summary/1", "labels/2", "labels/1", "summary/1"]),
         (["source_run DESC"], ["Summary/1", "labels/2", "labels/1", "summary/2", "summary/1"]),
         (["created_at"], ["summary/1", "summary/2", "Summary/1", "labels/1", "labels/2"]),
+        (["updated_at"], ["summary/1", "summary/2", "Summary/1", "labels/2", "labels/1"]),
+        (["updated_at DESC"], ["labels/1", "labels/2", "Summary/1", "summary/2", "summary/1"]),
         (["task"], ["summary/2", "summary/1", "labels/2", "labels/1", "Summary/1"]),
     ],
 )

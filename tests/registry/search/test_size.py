@@ -104,6 +104,8 @@ SEARCHES = [
     ("", ()),
     ("", ("name DESC",)),
     ("", ("created_at DESC",)),
+    ("", ("updated_at DESC", "name", "number DESC")),
+    ("updated_at > '2026-01-01T05:00:00'", ()),
     ("", ("metrics.rougeL DESC",)),
     ("metrics.rougeL > 0.999", ()),
     ("metrics.rougeL > 0.7", ()),

@@ -1,0 +1,76 @@
+"""Find the files of a base model on this machine; nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dovetail.errors import BaseModelNotFound, DovetailError
+from dovetail.loader.locate import locate_base
+from dovetail.registry.store import Registry
+
+if TYPE_CHECKING:
+    from dovetail.plugins.mlflow.options import LoadOptions
+    from dovetail.plugins.mlflow.saved import SavedAdapter
+
+
+def find_base(given: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+    """Return the directory of a base model.
+
+    Args:
+        given: A directory, a hub name that is in the local hub cache, or the name or fingerprint
+            of a base model in the registry that the environment names.
+        revision: Revision of a hub name.
+
+    Raises:
+        BaseModelNotFound: It is none of these, or is not where the registry saw it.
+    """
+    try:
+        return locate_base(given, revision=revision)
+    except BaseModelNotFound:
+        place = _registered_place(os.fspath(given))
+        if place is None:
+            raise
+        return place
+
+
+def find_saved_base(saved: SavedAdapter, options: LoadOptions) -> Path:
+    """Return the directory of a saved adapter's base model.
+
+    That is what ``options`` say; or the directory in which it was when the adapter was saved; or
+    the hub cache's, by the name that it had then; or where the environment's registry saw it.
+
+    Raises:
+        BaseModelNotFound: It is not there; the message says how to name another place.
+    """
+    if options.base_model is not None:
+        return find_base(options.base_model, revision=options.base_revision)
+    if saved.base_location is not None and os.path.isdir(saved.base_location):  # noqa: PTH112 (Path.is_dir raises for names that are too long)
+        return Path(saved.base_location)
+    name, fingerprint = saved.base_name, saved.base_fingerprint
+    try:
+        return locate_base(name or "", revision=options.base_revision or saved.base_revision)
+    except BaseModelNotFound as error:
+        place = None if fingerprint is None else _registered_place(fingerprint)
+        if place is not None:
+            return place
+        raise BaseModelNotFound(
+            f"the base model {name!r} ({(fingerprint or 'unknown')[:19]}) is neither in "
+            f"{saved.base_location!r}, where it was when the adapter was saved, nor in the local "
+            'hub cache; say where it is with model_config={"base_model": "DIRECTORY"}, or, for '
+            'mlflow\'s commands, MLFLOW_PYFUNC_INFERENCE_CONFIG=\'{"base_model": "DIRECTORY"}\'',
+            name=name,
+            fingerprint=fingerprint,
+            location=saved.base_location,
+        ) from error
+
+
+def _registered_place(wanted: str) -> Path | None:
+    """Ask the environment's registry; one that cannot be asked knows nothing."""
+    try:
+        with Registry.open() as registry:
+            location = registry.base_model(wanted).location
+    except DovetailError:
+        return None
+    return Path(location) if location is not None and os.path.isdir(location) else None  # noqa: PTH112 (as above)

@@ -1,0 +1,147 @@
+"""Searching adapters and what MLflow's own store keeps at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.model_registry import (
+    SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD,
+    SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD,
+)
+
+from dovetail.plugins.mlflow.store.adapters import Adapters
+from dovetail.plugins.mlflow.store.entities import model_version, registered_model
+from dovetail.plugins.mlflow.store.filters import Query, read_models_filter, read_versions_filter
+from dovetail.plugins.mlflow.store.merging import Part, Place, merge
+from dovetail.plugins.mlflow.store.ordering import Order, order_of_models, order_of_versions
+from dovetail.plugins.mlflow.store.others import Others
+from dovetail.plugins.mlflow.store.problems import refusal
+from dovetail.registry.catalogue import list_adapters, list_versions_by_id
+from dovetail.registry.database import Database
+from dovetail.registry.search import find_ids, find_place
+
+_Find = Callable[[Query, Order, Place, int], Part]
+
+
+class Search:
+    """Searches of models and of versions, over both stores.
+
+    Args:
+        database: Dovetail's.
+        adapters: Tells which names are adapters'.
+        others: MLflow's own store.
+    """
+
+    def __init__(self, database: Database, adapters: Adapters, others: Others) -> None:
+        self._database = database
+        self._adapters = adapters
+        self._others = others
+
+    def models(
+        self,
+        filter_string: str | None,
+        max_results: int,
+        order_by: Sequence[str] | None,
+        page_token: str | None,
+    ) -> PagedList[Any]:
+        """Find registered models: adapters and others."""
+        _check_limit(max_results, SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD)
+        query, order = read_models_filter(filter_string or ""), order_of_models(order_by)
+        return self._page(
+            query,
+            order,
+            Place.of(page_token),
+            max_results,
+            find=self._find_adapters,
+            ask=lambda options: self._others.store.search_registered_models(
+                filter_string, **options
+            ),
+        )
+
+    def versions(
+        self,
+        filter_string: str | None,
+        max_results: int,
+        order_by: Sequence[str] | None,
+        page_token: str | None,
+    ) -> PagedList[Any]:
+        """Find model versions: adapters' and others'."""
+        _check_limit(max_results, SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD)
+        query, order = read_versions_filter(filter_string or ""), order_of_versions(order_by)
+        return self._page(
+            query,
+            order,
+            Place.of(page_token),
+            max_results,
+            find=self._find_versions,
+            ask=lambda options: self._others.store.search_model_versions(filter_string, **options),
+        )
+
+    def _page(
+        self,
+        query: Query,
+        order: Order,
+        place: Place,
+        limit: int,
+        *,
+        find: _Find,
+        ask: Callable[[dict[str, Any]], PagedList[Any]],
+    ) -> PagedList[Any]:
+        # A name is either an adapter's or not.
+        is_ours = query.name is not None and self._adapters.has(query.name)
+        is_theirs = query.name is not None and not is_ours and query.plain
+        ours = Part([]) if query.nothing or is_theirs else find(query, order, place, limit)
+        theirs = Part([])
+        if query.plain and not is_ours and self._others.hold_any():
+            found = ask(
+                {
+                    "max_results": limit,
+                    "order_by": list(order.theirs),
+                    "page_token": place.their_token,
+                }
+            )
+            theirs = Part(found, more=bool(found.token))
+        shadowed = self._adapters.among(list({one.name for one in theirs.items}))
+        return merge(
+            ours,
+            theirs,
+            order=order,
+            limit=limit,
+            place=place,
+            is_shadowed=lambda one: one.name in shadowed,
+        )
+
+    def _find_versions(self, query: Query, order: Order, place: Place, limit: int) -> Part:
+        with self._database.reading() as connection:
+            behind = None
+            if place.behind is not None:
+                behind = find_place(connection, order.terms, place.behind)
+                if behind is None:
+                    raise refusal("the page token does not belong to this search; start without it")
+            ids = find_ids(connection, query.versions, order.terms, place=behind, limit=limit + 1)
+            listed = list_versions_by_id(connection, ids[:limit])
+            return Part([(one.id, model_version(one)) for one in listed], more=len(ids) > limit)
+
+    def _find_adapters(self, query: Query, order: Order, place: Place, limit: int) -> Part:
+        with self._database.reading() as connection:
+            found = list_adapters(
+                connection,
+                about=query.about,
+                versions=query.versions,
+                terms=order.terms,
+                behind=place.behind,
+                limit=limit + 1,
+            )
+        return Part(
+            [(one.id, registered_model(one)) for one in found[:limit]], more=len(found) > limit
+        )
+
+
+def _check_limit(limit: Any, most: int) -> None:
+    if not isinstance(limit, int) or not 1 <= limit <= most:
+        raise refusal(
+            f"Invalid value for request parameter max_results. It must be from 1 to {most}, but "
+            f"got value {limit}"
+        )

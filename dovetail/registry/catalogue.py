@@ -1,0 +1,273 @@
+"""Lean reading for catalogues: what a list of many versions shows, and nothing else.
+
+A record of `dovetail.registry.records` has a version's configuration and its files. A page of ten
+thousand versions in somebody's user interface shows neither, so here neither is read; the scores
+that it shows are read for the whole page at once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    exists,
+    select,
+    true,
+)
+
+from dovetail.registry.conditions import condition_of
+from dovetail.registry.filters import Field, Filter
+from dovetail.registry.ordering import Term, after
+from dovetail.registry.reading import IDS, chunks
+from dovetail.registry.schema import (
+    AdapterRow,
+    AliasRow,
+    BaseModelRow,
+    EvaluationRow,
+    ScoreRow,
+    VersionRow,
+)
+
+
+class ListedScore(NamedTuple):
+    """The newest score of a version by one metric, with what it was measured on."""
+
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    kind: str
+    dataset: str | None
+
+
+class ListedVersion(NamedTuple):
+    """What a list shows of one version; `id` is its row id."""
+
+    id: int
+    name: str
+    number: int
+    base_model: str
+    base_model_name: str
+    peft_type: str
+    source_run: str | None
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+    description: str
+    tags: Mapping[str, Any]
+    aliases: Sequence[str]
+    scores: Mapping[str, ListedScore]
+
+
+class ListedAdapter(NamedTuple):
+    """What a list shows of one adapter and of its latest version; `id` is its row id."""
+
+    id: int
+    name: str
+    task: str | None
+    description: str
+    tags: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    aliases: Mapping[str, int]
+    latest: ListedVersion | None
+
+
+_LIVE = VersionRow.deleted_at.is_(None)
+_VERSIONS = (
+    select(
+        VersionRow.id,
+        AdapterRow.name,
+        VersionRow.number,
+        BaseModelRow.fingerprint,
+        BaseModelRow.name.label("base_model_name"),
+        VersionRow.peft_type,
+        VersionRow.source_run,
+        VersionRow.created_by,
+        VersionRow.created_at,
+        VersionRow.updated_at,
+        VersionRow.description,
+        VersionRow.tags,
+    )
+    .join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
+    .join(BaseModelRow, VersionRow.base_model_id == BaseModelRow.id)
+)
+_MANY = _VERSIONS.where(VersionRow.id.in_(IDS))
+_OF_ADAPTER = _VERSIONS.where(AdapterRow.name == bindparam("of_name"), _LIVE)
+_BY_NUMBER = _OF_ADAPTER.where(VersionRow.number == bindparam("of_number", type_=BigInteger))
+_BY_ALIAS = _OF_ADAPTER.join(
+    AliasRow, (AliasRow.adapter_id == AdapterRow.id) & (AliasRow.version_id == VersionRow.id)
+).where(AliasRow.alias == bindparam("of_alias"))
+_NEWEST = _OF_ADAPTER.order_by(VersionRow.number.desc()).limit(1)
+_ALIASES = (
+    select(AliasRow.version_id, AliasRow.alias)
+    .where(AliasRow.version_id.in_(IDS))
+    .order_by(AliasRow.alias)
+)
+_SCORES = (
+    select(
+        EvaluationRow.version_id,
+        ScoreRow.metric,
+        ScoreRow.value,
+        ScoreRow.ci_low,
+        ScoreRow.ci_high,
+        EvaluationRow.kind,
+        EvaluationRow.dataset_name,
+    )
+    .join(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
+    .where(EvaluationRow.version_id.in_(IDS))
+    .order_by(EvaluationRow.id, ScoreRow.metric)
+)
+_ADAPTERS = select(
+    AdapterRow.id,
+    AdapterRow.name,
+    AdapterRow.task,
+    AdapterRow.description,
+    AdapterRow.tags,
+    AdapterRow.created_at,
+    AdapterRow.updated_at,
+    select(VersionRow.id)
+    .where(VersionRow.adapter_id == AdapterRow.id, _LIVE)
+    .order_by(VersionRow.number.desc())
+    .limit(1)
+    .correlate(AdapterRow)
+    .scalar_subquery()
+    .label("latest"),
+).where(AdapterRow.deleted_at.is_(None))
+_ADAPTER = _ADAPTERS.where(AdapterRow.name == bindparam("of_name"))
+_POINTERS = (
+    select(AliasRow.adapter_id, AliasRow.alias, VersionRow.number)
+    .join(VersionRow, AliasRow.version_id == VersionRow.id)
+    .where(AliasRow.adapter_id.in_(IDS))
+    .order_by(AliasRow.alias)
+)
+_NAMES = select(AdapterRow.name).where(
+    AdapterRow.deleted_at.is_(None), AdapterRow.name.in_(bindparam("of_names", expanding=True))
+)
+_IS_THERE = select(AdapterRow.id).where(
+    AdapterRow.deleted_at.is_(None), AdapterRow.name == bindparam("of_name")
+)
+
+
+def is_adapter(connection: Connection, name: str) -> bool:
+    """Tell whether there is an adapter with a name."""
+    return connection.execute(_IS_THERE, {"of_name": name}).first() is not None
+
+
+def adapters_among(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Return those names that adapters have."""
+    found: set[str] = set()
+    for start in range(0, len(names), 1000):
+        some = names[start : start + 1000]
+        found.update(connection.execute(_NAMES, {"of_names": some}).scalars())
+    return found
+
+
+def list_version(
+    connection: Connection, name: str, *, number: int | None = None, alias: str | None = None
+) -> ListedVersion | None:
+    """Return a version by its number or an alias, without either the latest; None if not there."""
+    by_name = _NEWEST if alias is None else _BY_ALIAS
+    query = by_name if number is None else _BY_NUMBER
+    wanted = {"of_name": name, "of_number": number, "of_alias": alias}
+    rows = connection.execute(query, wanted).all()
+    return next(_with_belongings(connection, rows), None)
+
+
+def list_versions_by_id(connection: Connection, ids: Sequence[int]) -> Iterator[ListedVersion]:
+    """Yield versions by row id, in the order of the ids, within the transaction."""
+    rows: dict[int, Any] = {}
+    for chunk in chunks(ids):
+        for row in connection.execute(_MANY, {IDS.key: chunk}):
+            rows[row[0]] = row
+    return _with_belongings(connection, [rows[one] for one in ids])
+
+
+def list_adapter(connection: Connection, name: str) -> ListedAdapter | None:
+    """Return an adapter by its name, or None if there is none."""
+    rows = connection.execute(_ADAPTER, {"of_name": name}).all()
+    return next(iter(_adapters(connection, rows)), None)
+
+
+def list_adapters(
+    connection: Connection,
+    *,
+    about: Filter | None,
+    versions: Filter | None,
+    terms: Sequence[Term],
+    behind: int | None,
+    limit: int,
+) -> list[ListedAdapter]:
+    """Find adapters.
+
+    Args:
+        connection: An open transaction.
+        about: What must hold of the adapter itself: its name, task and tags.
+        versions: What must hold of a version of it, or None.
+        terms: The order, of `terms_of_adapters`.
+        behind: Only those that come after the adapter with this row id.
+        limit: Only so many.
+
+    Raises:
+        InvalidQuery: There is no such field, or a value is of the wrong kind.
+    """
+    query = _ADAPTERS.where(true() if about is None else condition_of(about))
+    if versions is not None:
+        owned = and_(VersionRow.adapter_id == AdapterRow.id, _LIVE, condition_of(versions))
+        query = query.where(exists().where(owned).correlate(AdapterRow))
+    if behind is not None:
+        query = query.where(_after(connection, terms, behind))
+    ordered = query.order_by(*(term.clause for term in terms)).limit(limit)
+    return _adapters(connection, connection.execute(ordered).all())
+
+
+def terms_of_adapters(order: Sequence[tuple[str, bool]]) -> tuple[Term, ...]:
+    """Return an order of adapters, from fields (``name``, ``updated_at``) and whether descending.
+
+    The name decides the rest.
+    """
+    columns = {"name": AdapterRow.name, "updated_at": AdapterRow.updated_at}
+    whole = [*order, ("name", False)] if all(field != "name" for field, _ in order) else order
+    return tuple(
+        Term(field=Field(field), expression=columns[field], descending=descending, nullable=False)
+        for field, descending in whole
+    )
+
+
+def _after(connection: Connection, terms: Sequence[Term], behind: int) -> ColumnElement[bool]:
+    columns = select(*(term.expression for term in terms)).where(AdapterRow.id == behind)
+    place = connection.execute(columns).first()
+    return true() if place is None else after(terms, tuple(place))
+
+
+def _adapters(connection: Connection, rows: Sequence[Any]) -> list[ListedAdapter]:
+    aliases: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for chunk in chunks([row.id for row in rows]):
+        for owner, alias, number in connection.execute(_POINTERS, {IDS.key: chunk}):
+            aliases[owner][alias] = number
+    wanted = [row.latest for row in rows if row.latest is not None]
+    latest = {version.id: version for version in list_versions_by_id(connection, wanted)}
+    return [
+        ListedAdapter._make((*row[:-1], aliases.get(row.id, {}), latest.get(row.latest)))
+        for row in rows
+    ]
+
+
+def _with_belongings(connection: Connection, rows: Sequence[Any]) -> Iterator[ListedVersion]:
+    aliases: defaultdict[int, list[str]] = defaultdict(list)
+    scores: defaultdict[int | None, dict[str, ListedScore]] = defaultdict(dict)
+    for chunk in chunks([row[0] for row in rows]):
+        for pointed, alias in connection.execute(_ALIASES, {IDS.key: chunk}):
+            aliases[pointed].append(alias)
+        for version_id, metric, *score in connection.execute(_SCORES, {IDS.key: chunk}):
+            scores[version_id][metric] = ListedScore._make(score)  # the last is the newest
+    for row in rows:  # what was read is let go of with each, for there may be ten thousand
+        one = row[0]
+        yield ListedVersion._make((*row, aliases.pop(one, ()), scores.pop(one, {})))

@@ -1,0 +1,95 @@
+"""Where a version's adapter comes from: runs, LoggedModels, folders, servers' artifacts."""
+
+import shutil
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from dovetail.plugins.mlflow.store.sources import fetched
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
+    pytest.mark.backends("sqlite+local"),
+]
+
+
+@pytest.fixture
+def client(tmp_path, runs_uri):
+    """A client of a tracking database, with the artifacts of its runs in a folder."""
+    file = tmp_path / "runs.db"
+    shutil.copy(runs_uri.removeprefix("sqlite:///"), file)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{file}")
+    opened = MlflowClient()
+    opened.create_experiment("tuning", artifact_location=(tmp_path / "artifacts").as_uri())
+    yield opened
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def run(client, payloads):
+    """A run that logged parameters, a score and an adapter."""
+    made = client.create_run(client.get_experiment_by_name("tuning").experiment_id)
+    client.log_param(made.info.run_id, "learning_rate", "0.001")
+    client.log_metric(made.info.run_id, "eval_rougeL", 0.41)
+    client.set_tag(made.info.run_id, "mlflow.source.git.commit", "abc123")
+    client.log_artifacts(made.info.run_id, str(payloads[0]), "adapter")
+    return made.info.run_id
+
+
+def test_what_a_run_says_is_recorded_with_its_adapter(ours, place, run):
+    """Parameters become hyperparameters, ROUGE reported scores, the commit a tag."""
+    ours.create_registered_model("summary")
+    made = ours.create_model_version("summary", f"runs:/{run}/adapter", run_id=run)
+    assert made.run_id == run
+    assert made.tags["mlflow.git_commit"] == "abc123"
+    assert made.tags["dovetail.rougeL"] == "0.4100 reported"
+    assert next(iter(made.tags)) == "dovetail.rougeL"  # MLflow shows them in this order
+    assert "mlflow.run_id" not in made.tags  # MLflow has a link to the run
+    with place.open() as registry:
+        assert registry.resolve("summary/1").hyperparameters == {"learning_rate": 0.001}
+        assert registry.evaluations("summary/1")[0].kind == "reported"
+
+
+def test_the_artifacts_of_a_run_may_hold_one_adapter(ours, run):
+    """The folder need not be named where there is only one."""
+    ours.create_registered_model("summary")
+    assert (
+        ours.create_model_version("summary", f"runs:/{run}/").tags["dovetail.peft_type"] == "LORA"
+    )
+
+
+def test_a_folder_with_several_adapters_is_refused(ours, client, run, payloads):
+    """Which is meant must be said."""
+    client.log_artifacts(run, str(payloads[1]), "other")
+    ours.create_registered_model("summary")
+    with pytest.raises(MlflowException, match="holds 2 adapters") as caught:
+        ours.create_model_version("summary", f"runs:/{run}/")
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def test_an_adapter_among_another_models_files_is_not_taken(tmp_path, payloads):
+    """The model stays what it is: MLflow loads it by its own flavor."""
+    shutil.copytree(payloads[0], tmp_path / "model" / "adapter")
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {python_function: {}}")
+    with fetched(str(tmp_path / "model")) as saved:
+        assert saved is None
+
+
+def test_a_server_reads_its_artifacts_where_they_lie(tmp_path, payloads, monkeypatch):
+    """It does not ask itself over HTTP, which it might not answer; and keeps to its folder."""
+    shutil.copytree(payloads[0], tmp_path / "kept" / "1" / "adapter")
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", (tmp_path / "kept").as_uri())
+    with fetched("mlflow-artifacts:/1/adapter") as saved:
+        assert saved.base_name == "tiny"
+    with pytest.raises(ValueError, match=r"has a '\.\.'"), fetched("mlflow-artifacts:/../x"):
+        pass
+
+
+@pytest.mark.parametrize("source", ["gone/1", "http://127.0.0.1:9/x", "models:/m-gone", "what:/is"])
+def test_what_cannot_be_read_holds_no_adapter(source):
+    """MLflow's own store keeps any source, so that is no error here."""
+    with fetched(source) as saved:
+        assert saved is None
