@@ -56,8 +56,9 @@ STAGED = Difference(
     "INVALID_PARAMETER_VALUE",
 )
 RESERVED = Difference(
-    "Tags that begin with 'dovetail.' cannot be set or deleted on an adapter.",
-    "They show what the registry knows: the base model, scores.",
+    "Tags that begin with 'dovetail.', or say which run a version is from (mlflow.run_id, "
+    "mlflow.model_id and kin), cannot be set or deleted on an adapter.",
+    "They say what the registry knows: the base model, scores, lineage.",
     "INVALID_PARAMETER_VALUE",
 )
 NO_ADAPTER = Difference(
