@@ -196,7 +196,9 @@ def make_plan(
         warpers=_warpers(sampling, device=model.device) if sampled else None,
         forced_first=first,
         forced_last=last,
-        decoder_start=effective("decoder_start_token_id", model.config.bos_token_id)
+        decoder_start=effective(
+            "decoder_start_token_id", getattr(model.config, "bos_token_id", None)
+        )
         if two_parts
         else None,
     )

@@ -1,5 +1,8 @@
 """Every row's tokens equal those of PEFT for that row alone, without padding."""
 
+import json
+import shutil
+
 import peft
 import pytest
 import torch
@@ -179,3 +182,15 @@ def test_in_bfloat16_rows_begin_as_they_would_alone(case, model_dir, texts, orac
     ]
     same = sum(g.token_ids[:1] == tokens for g, tokens in zip(found, expected, strict=True))
     assert same / len(rows) > 0.9
+
+
+def test_a_configuration_without_a_first_token_is_no_hindrance(model_dir, oracle, texts, tmp_path):
+    """T5 begins with its padding token, and its configuration need not name any other."""
+    place = shutil.copytree(model_dir("t5"), tmp_path / "t5")
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((place / name).read_text())
+        settings.pop("bos_token_id", None)
+        (place / name).write_text(json.dumps(settings))
+    with open_base(place) as base:
+        (found,) = base.generate([Row(texts[0])], max_new_tokens=8)
+    assert found.token_ids == oracle.tokens("t5", None, texts[0])
