@@ -65,6 +65,13 @@ class Oracle:
         options = {"max_new_tokens": steps, "output_logits": True, "return_dict_in_generate": True}
         return torch.cat(self._run(name, adapter, text, options).logits)
 
+    def next_logits(self, name, adapter, text, tokens=()):
+        """Return the logits ``[vocabulary]`` after a text and some new tokens (decoder-only)."""
+        ids = torch.tensor([[*self._ids(name, text), *tokens]])
+        with quiet(), torch.no_grad():
+            model = self._model(name, adapter)
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
+
     def _generate(self, name, adapter, text, options):
         ends = options.get("eos_token_id", EOS)
         ends = {ends} if isinstance(ends, int) else set(ends)
