@@ -20,12 +20,11 @@ def client(tmp_path, runs_uri):
     """A client of a tracking database, with the artifacts of its runs in a folder."""
     file = tmp_path / "runs.db"
     shutil.copy(runs_uri.removeprefix("sqlite:///"), file)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{file}")
     opened = MlflowClient()
     opened.create_experiment("tuning", artifact_location=(tmp_path / "artifacts").as_uri())
     yield opened
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture
