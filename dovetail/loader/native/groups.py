@@ -6,7 +6,8 @@
     runs     2   1 3                         1: b . .             2 0 0
                                              2: c c c             3 4 5
 
-A place that no token fills takes the first token, and what comes of it is multiplied by zero.
+A place that no token fills takes the first token, and what comes of it is multiplied by zero. A token
+that has no adapter takes back what came of such a place.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Groups:
         width: Tokens of the seat that has most.
         take: Token in each place, ``[seats * width]``.
         filled: 1 where a place has a token of its own, else 0, ``[seats, width, 1]``.
-        back: Place of each token, ``[tokens]``, or None where some token has none.
+        back: Place of each token, ``[tokens]``; an unfilled one if it has none of its own.
     """
 
     def __init__(
@@ -43,20 +44,24 @@ class Groups:
             if seat is not None:
                 tokens.setdefault(seat, []).extend(range(at, after))
             at = after
+        seated = sum(map(len, tokens.values()))
         self.seats = max(tokens) + 1
         self.width = max(map(len, tokens.values()))
+        if seated < at and seated == self.seats * self.width:
+            self.width += 1
         places = [tokens.get(seat, []) for seat in range(self.seats)]
         take = [token for own in places for token in [*own, *[0] * (self.width - len(own))]]
         filled = [[[float(at < len(own))] for at in range(self.width)] for own in places]
+        unfilled = next(
+            (seat * self.width + len(own) for seat, own in enumerate(places) if len(own) < self.width),
+            0,
+        )
+        back = [unfilled] * at
+        for seat, own in enumerate(places):
+            for number, token in enumerate(own):
+                back[token] = seat * self.width + number
         self.take = torch.tensor(take, device=device)
-        self.back = None
-        if sum(map(len, tokens.values())) == at:
-            place = {
-                token: seat * self.width + number
-                for seat, own in tokens.items()
-                for number, token in enumerate(own)
-            }
-            self.back = torch.tensor([place[token] for token in range(at)], device=device)
+        self.back = torch.tensor(back, device=device)
         self.filled = torch.tensor(filled, device=device, dtype=torch.float64)
         self._factors: dict[tuple[float, ...], torch.Tensor] = {}
 

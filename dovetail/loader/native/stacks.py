@@ -96,9 +96,9 @@ class Stack:
             else:
                 self.downs[seat, :own] = self.downs[before, :own]
                 self.ups[seat, :own] = self.ups[before, :own]
-            # Finite in any case, since what is left over is multiplied by zero at most.
-            self.downs[seat, own:] = 0
-            self.ups[seat, own:] = 0
+            if own < self.downs.shape[1]:
+                self.downs[seat, own:] = 0
+                self.ups[seat, own:] = 0
             self._pairs[seat] = pair
 
     def _seat_of(self, pair: LowRank) -> int | None:
