@@ -4,18 +4,49 @@ Where ``DOVETAIL_TEST_REQUIRE_SERVERS`` is set, as in continuous integration, th
 that the tests need, and a skipped test fails the run.
 """
 
+import gc
+import itertools
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
 # Waiting threads that spin make tiny models many times slower where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+_MEMORY = Path("/dev/shm")  # noqa: S108 (temporary folders with names of their own are made in it)
+_ROOMY = 4 << 30
+
+
+def _use_memory():
+    """Keep temporary files in memory, where there is room and nobody has chosen a place for them.
+
+    Whoever writes down what must outlive a loss of power waits for the disk, and the tests do so
+    thousands of times; nothing of theirs outlives them.
+    """
+    usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
+    if "TMPDIR" not in os.environ and usable and shutil.disk_usage(_MEMORY).free > _ROOMY:
+        os.environ["TMPDIR"] = str(_MEMORY)  # of the processes that tests start, too
+        tempfile.tempdir = None  # so that it is looked up anew
+
+
+_use_memory()
+
+
+@pytest.fixture(scope="session")
+def _own_folders(tmp_path_factory):
+    """Give folders one after the other: to find a name by looking takes longer and longer."""
+    parent = tmp_path_factory.mktemp("own")
+    return (parent / str(number) for number in itertools.count())
+
 
 @pytest.fixture(autouse=True)
-def own_registry(request, tmp_path_factory, monkeypatch):
+def own_registry(request, _own_folders, monkeypatch):
     """Point the environment's settings into a folder of the test's own."""
-    place = tmp_path_factory.mktemp("own")
+    place = next(_own_folders)
+    place.mkdir()
     monkeypatch.setenv("DOVETAIL_DATABASE_URL", f"sqlite:///{place}/registry.db")
     monkeypatch.setenv("DOVETAIL_OBJECTS_URL", (place / "objects").as_uri())
     monkeypatch.setenv("DOVETAIL_CACHE_DIR", str(place / "cache"))
@@ -38,6 +69,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("heavy") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+def pytest_collection_finish():
+    """Let the collector of garbage pass over what was imported: it would look at it for minutes."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session, exitstatus):

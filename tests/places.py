@@ -1,16 +1,16 @@
 """Places for registries, on files and on servers; `tests/conftest.py` gives them as fixtures."""
 
+import functools
 import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, func, inspect, select, text
+from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.pool import NullPool
 
 from dovetail.registry.database import Database
-from dovetail.registry.objects import LocalObjectStore, open_object_store
 from dovetail.registry.schema import Table
 from dovetail.registry.store import Registry
 
@@ -97,27 +97,20 @@ class Place:
             connection.commit()
         return count
 
-    def fill(self, model, *, again=False):
+    def fill(self, model):
         """Become a copy of a registry that lies in a folder and does not change any more.
 
         Args:
             model: The folder.
-            again: There is the schema and few rows: quicker than to copy a whole database.
         """
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(model, self.root)
         if self.databases:
             self.database.unlink()
-            if again:
-                _copy_rows(f"sqlite:///{model}/registry.db", self.server_url)
-            else:
-                self.databases.fill(self.server_url, model)
+            self.databases.fill(self.server_url, model)
         if self.bucket:
-            self.bucket.clear()
-            target = open_object_store(self.urls[1])
-            for blob in LocalObjectStore(self.objects).blobs():
-                target.put(blob.digest, LocalObjectStore(self.objects).path(blob.digest))
             shutil.rmtree(self.objects, ignore_errors=True)
+            self.bucket.fill(model / self.objects.name)
 
 
 class Places:
@@ -154,59 +147,82 @@ class Places:
 
 
 class Databases:
-    """Databases for registries on a server, copies of templates that are each made once."""
+    """Databases for registries on a server, copies of a template that is made once."""
 
     def __init__(self, server):
         self._server = server
-        self._templates = {}
+        self._rows = {}
 
     def create(self):
         """Make a database with the schema and no rows; return its URL."""
-        return self._server.url(self._server.create_database(template=self._template(None)))
+        return self._server.url(self._server.create_database(template=self._template))
 
     def fill(self, url, model):
-        """Replace a database by a copy of the registry in a folder."""
-        template = self._template(model)
-        self.drop(url)
-        self._server.create_database(_name(url), template=template)
+        """Give a database with the schema the rows of a registry in a folder, and no others."""
+        if model not in self._rows:
+            self._rows[model] = self._dump(model)
+        with _talk(url) as connection:
+            connection.execute(_REMOVE_ALL)
+            for table, data in self._rows[model]:
+                with connection.cursor().copy(f'COPY "{table}" FROM STDIN') as copy:
+                    copy.write(data)
+            connection.execute(_COUNT_ON)
 
     def drop(self, url):
         """Drop a database."""
         self._server.drop_database(_name(url))
 
-    def _template(self, model):
-        if model not in self._templates:
-            name = self._server.create_database(template=self._template(None) if model else None)
-            if model:
-                _copy_rows(f"sqlite:///{model}/registry.db", self._server.url(name))
-            else:
-                database = Database(self._server.url(name))
-                database.upgrade()
-                database.close()
-            self._templates[model] = name
-        return self._templates[model]
+    def _dump(self, model):
+        """Return the rows of a registry in a folder, by table, as this server writes them."""
+        url = self.create()
+        with _connect(f"sqlite:///{model}/registry.db") as source, _connect(url) as target:
+            for table in Table.metadata.sorted_tables:
+                if rows := source.execute(select(table)).mappings().all():
+                    target.execute(table.insert(), [dict(row) for row in rows])
+            target.commit()
+        dumped = []
+        with _talk(url) as connection:
+            for table in Table.metadata.sorted_tables:
+                with connection.cursor().copy(f'COPY "{table.name}" TO STDOUT') as copy:
+                    dumped.append((table.name, b"".join(copy)))
+        self.drop(url)
+        return [(table, data) for table, data in dumped if data]
+
+    @functools.cached_property
+    def _template(self):
+        name = self._server.create_database()
+        database = Database(self._server.url(name))
+        database.upgrade()
+        database.close()
+        return name
+
+
+_TABLES = {table.name: table.autoincrement_column for table in Table.metadata.sorted_tables}
+# Each is many statements that are sent as one; the names are our own.
+_REMOVE_ALL = ";".join(
+    [
+        "DROP SCHEMA IF EXISTS mlflow CASCADE",  # where MLflow's own tables are, if it was asked
+        *(f'DELETE FROM "{table}"' for table in reversed(_TABLES)),  # noqa: S608
+    ]
+)
+_COUNT_ON = ";".join(
+    f"SELECT setval(pg_get_serial_sequence('{table}', '{number.name}'), "  # noqa: S608
+    f'coalesce(max({number.name}), 1), max({number.name}) IS NOT NULL) FROM "{table}"'
+    for table, number in _TABLES.items()
+    if number is not None
+)
 
 
 def _name(url):
     return url.rpartition("/")[2]
 
 
+def _talk(url):
+    """Connect to PostgreSQL without SQLAlchemy, which asks much before its first statement."""
+    import psycopg
+
+    return psycopg.connect(url.replace("+psycopg", ""))
+
+
 def _connect(url):
     return create_engine(url, poolclass=NullPool).connect()
-
-
-def _copy_rows(source_url, target_url):
-    """Copy every row in place of those there are, and let the target's numbers go on after them."""
-    with _connect(source_url) as source, _connect(target_url) as target:
-        for table in reversed(Table.metadata.sorted_tables):
-            target.execute(table.delete())
-        for table in Table.metadata.sorted_tables:
-            if rows := source.execute(select(table)).mappings().all():
-                target.execute(table.insert(), [dict(row) for row in rows])
-            counted = table.autoincrement_column
-            if rows and counted is not None:
-                sequence = func.pg_get_serial_sequence(table.name, counted.name)
-                target.execute(
-                    select(func.setval(sequence, select(func.max(counted)).scalar_subquery()))
-                )
-        target.commit()

@@ -174,14 +174,28 @@ def load_fresh(directory):
 
 
 @pytest.fixture(scope="session")
-def make_adapter(tmp_path_factory, model_dir):
+def fresh(model_dir):
+    """Give a function: architecture to a copy of its model, which is loaded once, untouched."""
+    loaded = {}
+
+    def copied(kind):
+        if kind not in loaded:
+            loaded[kind] = load_fresh(model_dir(kind))
+        return copy.deepcopy(loaded[kind])
+
+    return copied
+
+
+@pytest.fixture(scope="session")
+def make_adapter(tmp_path_factory, fresh):
     """Give a function that lets PEFT write an adapter with random weights, none of them zero."""
 
     def make(kind, config, *, seed=0, scale=0.5):
         directory = tmp_path_factory.mktemp(f"{kind}-{type(config).__name__}")
+        base = fresh(kind)
         torch.manual_seed(seed)
         with oracles.quiet():
-            model = peft.get_peft_model(load_fresh(model_dir(kind)), config)
+            model = peft.get_peft_model(base, config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -194,10 +208,10 @@ def make_adapter(tmp_path_factory, model_dir):
 
 
 @pytest.fixture(scope="session")
-def oracle(model_dir):
+def oracle(model_dir, fresh):
     """Give the oracle, which keeps its models and answers."""
     return oracles.Oracle(
-        load=lambda kind: load_fresh(model_dir(kind)),
+        load=fresh,
         tokenize=lambda kind: PreTrainedTokenizerFast.from_pretrained(model_dir(kind)),
     )
 

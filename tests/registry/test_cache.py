@@ -20,8 +20,6 @@ from dovetail.registry.digests import digest_bytes, digest_file
 from dovetail.registry.payload import PayloadFile, payload_digest
 from dovetail.registry.records import StoredFile
 
-KILLED = -signal.SIGKILL
-CHANGES = {"os.mkdir", "os.link", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.chmod"}
 LARGE = 16 * 2**20
 
 
@@ -75,13 +73,10 @@ def cache(folder):
         yield opened
 
 
-@pytest.fixture
-def quick():
-    """A folder in memory where there is one."""
-    memory = Path("/dev/shm")  # noqa: S108 (a folder of our own is made in it)
-    place = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="dovetail-", dir=place) as made:
-        yield Path(made)
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder for many small caches."""
+    return tmp_path_factory.mktemp("caches")
 
 
 def pull(cache, source, payload):
@@ -374,7 +369,7 @@ def test_more_may_be_in_use_than_there_is_room_for(source, folder):
         assert len(kept(folder)) == 1
 
 
-def test_a_process_that_is_killed_gives_back_what_it_used(source, folder, children):
+def test_a_process_that_is_killed_gives_back_what_it_used(source, folder, children, killing):
     """Its lease ends with it, and is cleaned away by the next fill."""
     payload = source.random_payload(1)
 
@@ -382,7 +377,7 @@ def test_a_process_that_is_killed_gives_back_what_it_used(source, folder, childr
         pull(PayloadCache(folder, limit=2500), source, payload)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    assert children.run(use).code == KILLED
+    assert children.run(use).code == killing.KILLED
     assert len(list((folder / "leases").iterdir())) == 1
     with closing(PayloadCache(folder, limit=1500)) as cache:
         pull(cache, source, source.random_payload(2))
@@ -410,11 +405,11 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(steps=STEPS, limit=st.integers(0, 6000))
-def test_whatever_is_done_the_bytes_are_right_and_bounded(quick_factory, steps, limit):
+def test_whatever_is_done_the_bytes_are_right_and_bounded(many, steps, limit):
     """Three users of one cache: what they get is right, and only what they use exceeds bounds."""
     source = Source()
     payloads = [source.random_payload(seed, 100 + 300 * seed) for seed in range(8)]
-    with tempfile.TemporaryDirectory(dir=quick_factory) as made:
+    with tempfile.TemporaryDirectory(dir=many) as made:
         folder = Path(made)
         caches = [PayloadCache(folder, limit=limit) for _ in range(3)]
         used = [set(), set(), set()]
@@ -435,17 +430,6 @@ def test_whatever_is_done_the_bytes_are_right_and_bounded(quick_factory, steps, 
                 flip(folder / "payloads" / digest.removeprefix("sha256:") / "weights")
         for opened in caches:
             opened.close()
-
-
-@pytest.fixture(scope="module")
-def quick_factory(tmp_path_factory):
-    """A folder in memory for many small caches."""
-    memory = Path("/dev/shm")  # noqa: S108 (a folder of our own is made in it)
-    if not os.access(memory, os.W_OK):
-        return tmp_path_factory.mktemp("caches")
-    made = Path(tempfile.mkdtemp(prefix="dovetail-", dir=memory))
-    yield made
-    shutil.rmtree(made)
 
 
 # Several processes.
@@ -512,50 +496,27 @@ def test_threads_of_one_process_get_the_right_bytes(folder, source):
     assert len(source.fetched) == 7
 
 
-class Steps:
-    """Counts the changes of files in a process, and kills it at one of them."""
-
-    def __init__(self, deadly):
-        self.count = 0
-        self._deadly = deadly
-        sys.addaudithook(self._note)
-
-    def _note(self, name, given):
-        flags = given[2] if name == "open" else 0
-        if name in CHANGES or (isinstance(flags, int) and flags & os.O_ACCMODE):
-            self.count += 1
-            if self.count == self._deadly:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("start", ["new", "full", "damaged"])
-def test_killed_at_every_step_the_cache_is_whole(quick, source, children, start):
+def test_killed_at_every_step_the_cache_is_whole(quick, source, children, killing, start):
     """Whatever a killed process leaves is right as far as it is there, and is cleaned away."""
     old, new = [source.random_payload(seed) for seed in range(3)], source.random_payload(9)
+    folder = quick / "cache"
 
-    def prepare(number):
-        folder = quick / f"{start}-{number}"
+    def prepare():
+        shutil.rmtree(folder, ignore_errors=True)
         if start != "new":
             for payload in [*old, *([new] if start == "damaged" else [])]:
                 with closing(PayloadCache(folder, limit=10**9)) as cache:
                     place = pull(cache, source, payload)
             if start == "damaged":
                 flip(place / "weights")
-        return folder
 
-    def fill(folder, deadly):
-        steps = Steps(deadly)
+    def fill(step):
+        step.watch_process()
         with closing(PayloadCache(folder, limit=2500)) as cache:
             pull(cache, source, new)
-        return steps.count
 
-    whole = children.run(lambda: fill(prepare(0), 0))
-    assert whole.code == 0, whole
-    assert whole.result > 15
-    for deadly in range(1, whole.result + 1):
-        folder = prepare(deadly)
-        child = children.run(lambda folder=folder, deadly=deadly: fill(folder, deadly))
-        assert child.code == KILLED, (deadly, child)
+    for number in killing.kill_at_every_step(children, prepare, fill):  # noqa: B007 (the last counts)
         for place in folder.glob("payloads/*"):
             if start != "damaged" or f"sha256:{place.name}" != new[0]:
                 assert set(contents(place)) == {"config", "weights"}
@@ -568,7 +529,7 @@ def test_killed_at_every_step_the_cache_is_whole(quick, source, children, start)
         assert int((folder / "size").read_text()) >= bytes_in(folder)
         assert list((folder / "tmp").iterdir()) == []
         assert list((folder / "leases").iterdir()) == []
-        shutil.rmtree(folder)
+    assert number > 15
 
 
 def test_a_cache_that_may_not_be_written_is_read(source, children):

@@ -70,7 +70,7 @@ def kill(place, model, killing, children):
         )
         steps = killing.kill_at_every_step(
             children,
-            lambda: place.fill(model.root, again=True),
+            lambda: place.fill(model.root),
             lambda step: killing.act(place, action, step),
         )
         for number in steps:

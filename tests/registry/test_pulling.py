@@ -1,9 +1,6 @@
 """Pulling: only what is lacking is fetched, into the cache or real copies, verified."""
 
-import os
 import shutil
-import signal
-import sys
 
 import pytest
 
@@ -15,8 +12,6 @@ from dovetail.registry.store import Registry
 from dovetail.settings import Settings
 
 WEIGHTS = "adapter_model.safetensors"
-KILLED = -signal.SIGKILL
-CHANGES = {"os.mkdir", "os.link", "os.rename", "os.remove", "os.rmdir", "os.chmod"}
 
 
 class FarStore(LocalObjectStore):
@@ -243,38 +238,26 @@ def test_corrupt_blobs_of_a_far_store_get_nowhere(place, far, tmp_path):
         assert [path for path in (place.cache / name).rglob("*") if path.is_file()] == []
 
 
-def test_killed_at_every_step_a_pull_can_be_done_again(place, summary, children, tmp_path):
+def test_killed_at_every_step_a_pull_can_be_done_again(place, summary, children, killing, quick):
     """What a killed pull leaves behind stands in nobody's way, and a directory is whole or not."""
     version = summary.resolve("summary/1")
     summary.close()
     whole = expected(place, version)
+    cache, mine = quick / "cache", quick / "mine"
 
-    def pull(number, deadly):
-        steps = 0
+    def prepare():
+        for folder in (cache, mine):
+            shutil.rmtree(folder, ignore_errors=True)
 
-        def step(name, given):
-            nonlocal steps
-            flags = given[2] if name == "open" else 0
-            if name in CHANGES or (isinstance(flags, int) and flags & os.O_ACCMODE):
-                steps += 1
-                if steps == deadly:
-                    os.kill(os.getpid(), signal.SIGKILL)
+    def pull(step):
+        with open_far(place, cache=cache) as far:
+            step.watch_process()
+            far.pull("summary/1", mine)
 
-        with open_far(place, cache=tmp_path / f"cache-{number}") as far:
-            sys.addaudithook(step)
-            far.pull("summary/1", tmp_path / f"mine-{number}")
-        return steps
-
-    steps = children.run(lambda: pull(0, 0))
-    assert steps.code == 0, steps
-    for deadly in range(1, steps.result + 1):
-        child = children.run(lambda deadly=deadly: pull(deadly, deadly))
-        assert child.code == KILLED, (deadly, child)
-        mine = tmp_path / f"mine-{deadly}"
+    for _ in killing.kill_at_every_step(children, prepare, pull):
         if mine.exists():
             assert contents(mine) == whole
             shutil.rmtree(mine)
-        cache = tmp_path / f"cache-{deadly}"
         with open_far(place, cache=cache) as far:
             assert contents(far.pull("summary/1", mine)) == whole
             far.pull("summary/2")

@@ -1,6 +1,7 @@
 """What servers that speak S3 have in common, and two that come as wheels."""
 
-import contextlib
+import functools
+import hashlib
 import importlib.metadata
 import logging
 import uuid
@@ -42,14 +43,25 @@ class S3Server(Server):
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}),
+            # Not as the environment says: a test may be about that.
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 5}),
         )
+
+    @functools.cached_property
+    def own_client(self):
+        """The client with which the server's buckets are looked after; it ends with the server."""
+        return self.client()
+
+    def __exit__(self, *error):
+        """Stop it and remove its files."""
+        if client := vars(self).pop("own_client", None):
+            client.close()
+        super().__exit__(*error)
 
     def bucket(self):
         """Make a new bucket."""
         made = Bucket(self, f"test-{uuid.uuid4().hex[:12]}")
-        with contextlib.closing(self.client()) as client:
-            client.create_bucket(Bucket=made.name)
+        self.own_client.create_bucket(Bucket=made.name)
         return made
 
 
@@ -81,22 +93,43 @@ class Bucket:
 
     def contents(self):
         """Return the bytes of each object, by its key."""
-        with contextlib.closing(self.client()) as client:
-            return {
-                key: client.get_object(Bucket=self.name, Key=key)["Body"].read()
-                for key in self._keys(client)
-            }
+        client = self.server.own_client
+        return {
+            key: client.get_object(Bucket=self.name, Key=key)["Body"].read()
+            for key, _ in self._listed()
+        }
 
     def clear(self):
         """Delete every object."""
-        with contextlib.closing(self.client()) as client:
-            for key in list(self._keys(client)):
-                client.delete_object(Bucket=self.name, Key=key)
+        self._delete(key for key, _ in list(self._listed()))
 
-    def _keys(self, client):
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
+    def fill(self, folder):
+        """Hold the files of a folder, and nothing else; what is there already is left alone."""
+        files = {
+            path.relative_to(folder).as_posix(): path
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        tags = {
+            key: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+            for key, path in files.items()
+        }
+        there = dict(self._listed())
+        self._delete(there.keys() - files.keys())
+        for key, path in files.items():
+            if there.get(key) != tags[key]:
+                self.server.own_client.put_object(Bucket=self.name, Key=key, Body=path.read_bytes())
+
+    def _delete(self, keys):
+        for key in keys:
+            self.server.own_client.delete_object(Bucket=self.name, Key=key)
+
+    def _listed(self):
+        """Yield each object's key and tag: the MD5 of what was written in one piece."""
+        pages = self.server.own_client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self.name):
             for entry in page.get("Contents", ()):
-                yield entry["Key"]
+                yield entry["Key"], entry["ETag"].strip('"')
 
 
 class RcloneServer(S3Server):

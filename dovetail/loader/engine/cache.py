@@ -135,7 +135,11 @@ class RowCache(Cache):
             self._shift(tokens)
 
     def place(self, slot: int, stretches: Sequence[States]) -> None:
-        """Put a row's tokens into a slot so that the last one stands before the hand."""
+        """Put a row's tokens into a slot so that the last one stands before the hand.
+
+        What another row left there is wiped out: what is masked is still multiplied by zero, and
+        that would not help against a NaN.
+        """
         length = sum(states.length for states in stretches)
         at = self._starts[slot] = self.end - length
         for states in stretches:
@@ -146,6 +150,7 @@ class RowCache(Cache):
                 layer.keys[slot, :, at:after] = keys
                 layer.values[slot, :, at:after] = values
             at = after
+        self._wipe(slot)
         self._show(slot)
 
     def move(self, source: int, target: int) -> None:
@@ -155,6 +160,7 @@ class RowCache(Cache):
         for layer in self._parts:
             layer.keys[target, :, used] = layer.keys[source, :, used]
             layer.values[target, :, used] = layer.values[source, :, used]
+        self._wipe(target)
         self._show(target)
 
     def settle(self, slots: Sequence[int]) -> None:
@@ -181,6 +187,13 @@ class RowCache(Cache):
         """Give the memory back; the cache is of no use any more."""
         for layer in self._parts:
             layer.keys = layer.values = None
+
+    def _wipe(self, slot: int) -> None:
+        """Forget what another row left before and behind this one."""
+        for layer in self._parts:
+            for states in (layer.keys, layer.values):
+                states[slot, :, : self._starts[slot]] = 0
+                states[slot, :, self.end :] = 0
 
     def _show(self, slot: int) -> None:
         start = self._starts[slot]

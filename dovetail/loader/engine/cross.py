@@ -4,7 +4,7 @@ They are made once, when a row enters, and never change. They begin in column 0:
 
     slot 0   a a a a a .
     slot 1   b b b b b b
-    slot 2   c c . . . .      hidden: what stands there is left over
+    slot 2   c c . . . .      hidden
 """
 
 from __future__ import annotations
@@ -69,12 +69,14 @@ class CrossCache(Cache):
             layer.keys = layer.values = layer.all_keys = layer.all_values = None
 
     def place(self, slot: int, states: States) -> None:
-        """Put a row's keys and values into a slot."""
+        """Put a row's keys and values into a slot; what another row left there is wiped out."""
         if states.length > self._columns:
             self._grow(states)
         for layer, keys, values in zip(self._parts, states.keys, states.values, strict=True):
             layer.all_keys[slot, :, : states.length] = keys
             layer.all_values[slot, :, : states.length] = values
+            layer.all_keys[slot, :, states.length :] = 0
+            layer.all_values[slot, :, states.length :] = 0
 
     def move(self, source: int, target: int) -> None:
         """Copy a row to another slot."""

@@ -89,7 +89,7 @@ class DecoderOnly:
 
     def compose(self, tasks: Sequence[Task | None]) -> None:
         """Say which task is in which of the first slots; None is an empty slot."""
-        self._mixed = Mix([task.lane.modules if task else () for task in tasks])
+        self._mixed = Mix([task.lane.modules if task else None for task in tasks])
         self._cache.settle([slot for slot, task in enumerate(tasks) if task])
 
     def move(self, source: int, target: int) -> None:

@@ -113,7 +113,10 @@ class LinearDelta:
         low = placed.bmm(stack.downs[:seats].transpose(1, 2)).mul_(factors)
         high = low.bmm(stack.ups[:seats]).view(-1, out2.shape[1])
         # Not added at ``groups.take``: that is several times slower.
-        out2.add_(high.index_select(0, groups.back))
+        high = high.index_select(0, groups.back)
+        if groups.bare is not None:
+            high.masked_fill_(groups.bare, 0)
+        out2.add_(high)
 
 
 class EmbeddingDelta:

@@ -6,13 +6,12 @@
     runs     2   1 3                         1: b . .             2 0 0
                                              2: c c c             3 4 5
 
-A place that no token fills takes the first token, and what comes of it is multiplied by zero. A token
-that has no adapter takes back what came of such a place.
+A place that no token fills takes the first token, and nobody takes back what comes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -24,6 +23,7 @@ class Groups:
         runs: Neighbouring rows with the same adapter, as a number of rows and the adapter's seat,
             None without one; in order, together all rows.
         each: Tokens of each row.
+        idle: Rows that nobody looks at, so that it does not matter what they get.
         device: Where the model is.
 
     Attributes:
@@ -31,11 +31,17 @@ class Groups:
         width: Tokens of the seat that has most.
         take: Token in each place, ``[seats * width]``.
         filled: 1 where a place has a token of its own, else 0, ``[seats, width, 1]``.
-        back: Place of each token, ``[tokens]``; an unfilled one if it has none of its own.
+        back: Place of each token, ``[tokens]``; the first for a token that has none.
+        bare: Which tokens have no place and must not be changed, ``[tokens, 1]``; None if all may.
     """
 
     def __init__(
-        self, runs: Sequence[tuple[int, int | None]], *, each: int, device: torch.device
+        self,
+        runs: Sequence[tuple[int, int | None]],
+        *,
+        each: int,
+        idle: Collection[int],
+        device: torch.device,
     ) -> None:
         tokens: dict[int, list[int]] = {}
         at = 0
@@ -44,24 +50,21 @@ class Groups:
             if seat is not None:
                 tokens.setdefault(seat, []).extend(range(at, after))
             at = after
-        seated = sum(map(len, tokens.values()))
         self.seats = max(tokens) + 1
         self.width = max(map(len, tokens.values()))
-        if seated < at and seated == self.seats * self.width:
-            self.width += 1
         places = [tokens.get(seat, []) for seat in range(self.seats)]
         take = [token for own in places for token in [*own, *[0] * (self.width - len(own))]]
         filled = [[[float(at < len(own))] for at in range(self.width)] for own in places]
-        unfilled = next(
-            (seat * self.width + len(own) for seat, own in enumerate(places) if len(own) < self.width),
-            0,
-        )
-        back = [unfilled] * at
-        for seat, own in enumerate(places):
-            for number, token in enumerate(own):
-                back[token] = seat * self.width + number
+        place = {
+            token: seat * self.width + number
+            for seat, own in enumerate(places)
+            for number, token in enumerate(own)
+        }
+        back = [place.get(token, 0) for token in range(at)]
+        bare = [[token not in place and token // each not in idle] for token in range(at)]
         self.take = torch.tensor(take, device=device)
         self.back = torch.tensor(back, device=device)
+        self.bare = torch.tensor(bare, device=device) if any(map(any, bare)) else None
         self.filled = torch.tensor(filled, device=device, dtype=torch.float64)
         self._factors: dict[tuple[float, ...], torch.Tensor] = {}
 

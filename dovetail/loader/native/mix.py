@@ -23,14 +23,15 @@ class Mix:
 
     Args:
         rows: For each row its adapters, at most one LoRA and one IA3; soft prompts are passed
-            over, because they do not touch modules.
+            over, because they do not touch modules. None is a row that nobody looks at.
 
     Raises:
         ValueError: A row has two adapters of one kind.
     """
 
-    def __init__(self, rows: Sequence[Sequence[NativeAdapter]]) -> None:
+    def __init__(self, rows: Sequence[Sequence[NativeAdapter] | None]) -> None:
         self.rows = len(rows)
+        self._idle = frozenset(number for number, row in enumerate(rows) if row is None)
         self._loras = _runs(rows, "lora")
         self._vectors = _runs(rows, "ia3")
         self._deltas: dict[str, Delta | None] = {}
@@ -96,7 +97,7 @@ class Mix:
             if each not in self._groups:
                 counts = [count for count, _ in self._loras]
                 places = list(zip(counts, own(), strict=True))
-                self._groups[each] = Groups(places, each=each, device=x.device)
+                self._groups[each] = Groups(places, each=each, idle=self._idle, device=x.device)
             return self._groups[each]
 
         return LinearDelta(runs, stack=stack, seats=own, groups=groups)
@@ -115,11 +116,12 @@ class Mix:
         return Factors(vectors) if any(vector is not None for _, vector in vectors) else None
 
 
-def _runs(rows: Sequence[Sequence[NativeAdapter]], kind: str) -> Runs:
+def _runs(rows: Sequence[Sequence[NativeAdapter] | None], kind: str) -> Runs:
     """Join neighbouring rows with the same adapter."""
     runs: Runs = []
     last: Sequence[NativeAdapter] | None = None
-    for number, adapters in enumerate(rows):
+    for number, given in enumerate(rows):
+        adapters = () if given is None else given
         if adapters is last:  # the same object again, as for the tokens of a packed batch
             runs[-1] = (runs[-1][0] + 1, runs[-1][1])
             continue

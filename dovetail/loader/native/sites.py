@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -79,6 +79,9 @@ class Sites:
                 site = _site(module)
                 if site is not None and not self._bypassed(name, module):
                     self._sites[name] = site
+        self._by_leaf: dict[str, list[str]] = {}
+        for name in self.modules:
+            self._by_leaf.setdefault(_leaf(name), []).append(name)
         self._targets: dict[Hashable, frozenset[str]] = {}
 
     def get(self, name: str) -> Site | None:
@@ -112,7 +115,7 @@ class Sites:
 
             found = frozenset(
                 name
-                for name in self.modules
+                for name in self._candidates(config.target_modules)
                 # The object that stands for an excluded module is falsy.
                 if check_target_module_exists(config, name)
             )
@@ -120,6 +123,13 @@ class Sites:
                 self._targets.pop(next(iter(self._targets)))
             self._targets[key] = found
         return found
+
+    def _candidates(self, targets: Any) -> Iterable[str]:
+        """Return the modules to look at: names match by whole parts from the end on."""
+        if targets is None or isinstance(targets, str):
+            return self.modules
+        leaves = {_leaf(target) for target in targets}
+        return (name for leaf in leaves for name in self._by_leaf.get(leaf, ()))
 
     def _bypassed(self, name: str, module: nn.Module) -> bool:
         """Tell whether others use the module's weight without calling the module."""
@@ -169,6 +179,10 @@ def _embed_factor(module: nn.Module) -> float:
     if isinstance(factor, torch.Tensor) and factor.numel() != 1:
         return 1.0
     return float(factor)
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _hashable(value: Any) -> Hashable:

@@ -85,6 +85,10 @@ class Rows(RuleBasedStateMachine):
                     assert torch.equal(keys[slot][:, seen], whole[0])
                     assert torch.equal(values[slot][:, seen], whole[1])
                     assert bool(seen[-whole.shape[2] :].all())
+                    # What is masked is multiplied by zero, so another row's NaN must not be there.
+                    for states, mine in ((keys, whole[0]), (values, whole[1])):
+                        hides = states[slot][:, ~seen]
+                        assert bool((torch.isin(hides, mine) | (hides == 0)).all())
             self.cache.advance()
             self.rows = {
                 slot: (torch.cat([own, new[:, :, slot]], dim=3), limit)

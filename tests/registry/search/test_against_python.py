@@ -4,6 +4,7 @@ import fnmatch
 import operator
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -180,11 +181,10 @@ def holds(tree, record):
     return answer != bool(word)
 
 
-@given(TREES)
-@settings(max_examples=300, deadline=None)
-def test_the_database_finds_what_plain_python_finds(shelf, found, tree):
-    """For any tree of comparisons over all kinds of fields."""
-    records = [
+@pytest.fixture(scope="module")
+def records(shelf):
+    """All that the registry holds, which does not change: each version, its scores and tags."""
+    return [
         (
             version,
             [evaluation.scores for evaluation in shelf.evaluations(version.reference)],
@@ -192,5 +192,11 @@ def test_the_database_finds_what_plain_python_finds(shelf, found, tree):
         )
         for version in shelf.search().versions
     ]
+
+
+@given(TREES)
+@settings(max_examples=300, deadline=None)
+def test_the_database_finds_what_plain_python_finds(found, records, tree):
+    """For any tree of comparisons over all kinds of fields."""
     expected = [str(record[0].reference) for record in records if holds(tree, record)]
     assert found(write(tree)) == expected

@@ -33,6 +33,16 @@ def many(request, tmp_path_factory, place_at):
         yield registry
 
 
+@pytest.fixture(scope="module")
+def ids(many):
+    """The number that each version is in the order of registering, by name and own number."""
+    return {
+        (version.name, version.number): int(version.source_run.removeprefix("run-"))
+        for adapter in many.adapters()
+        for version in many.versions(adapter.name)
+    }
+
+
 @pytest.fixture
 def plans(many):
     """Explain every statement that is sent while a function runs; return the plans as text."""
@@ -174,19 +184,14 @@ def test_few_and_many_are_found_alike(many):
 
 
 @pytest.mark.parametrize("direction", ["ASC", "DESC"])
-def test_an_order_by_score_has_every_version_once(many, direction):
+def test_an_order_by_score_has_every_version_once(many, ids, direction):
     """Those with a score by its value, then those without by name."""
     found = everything(many, "created_at > '2026-01-01'", order_by=[f"metrics.rougeL {direction}"])
     assert len(found) == len(set(found)) == VERSIONS
-    versions = {
-        (version.name, version.number): version.source_run
-        for name in {name for name, _ in found}
-        for version in many.versions(name)
-    }
-    ids = [int(versions[one].removeprefix("run-")) for one in found]
-    scored = [score(version_id) for version_id in ids if version_id % 5]
+    found_ids = [ids[one] for one in found]
+    scored = [score(version_id) for version_id in found_ids if version_id % 5]
     assert scored == sorted(scored, reverse=direction == "DESC")
-    assert all(version_id % 5 for version_id in ids[: len(scored)])
+    assert all(version_id % 5 for version_id in found_ids[: len(scored)])
     rest = found[len(scored) :]
     assert rest == sorted(rest, key=lambda one: (one[0], -one[1]))
 
