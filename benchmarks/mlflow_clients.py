@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import create_engine
+
 from benchmarks.making import make_adapter
 from benchmarks.ours import Ours
 from benchmarks.theirs import Theirs
+from dovetail.registry.durable import sync
 
 _PLAIN = "flavors:\n  sklearn:\n    pickled_model: model.pkl\n"
 
@@ -85,6 +90,8 @@ def filled(
         our_uri = f"dovetail+{ours.url}"
     with contextlib.closing(Theirs(place, versions, their_url)):
         their_uri = their_url or f"sqlite:///{place / 'mlflow.db'}"
+    for url in (ours.url, their_uri):
+        _analyze(url)
     made = Filled(place=place, ours=our_uri, theirs=their_uri)
     before = dict(os.environ)
     os.environ.update(made.environment)
@@ -128,11 +135,36 @@ def over_http(both: Filled, adapters: int) -> Iterator[tuple[Side, Side]]:
         )
 
 
+def create_with_files(side: Side, name: str, target: Path) -> Any:
+    """Add a version as Dovetail does, by other means: files hashed, copied to the disk, flushed."""
+    source = Path(next(side.sources))
+    target.mkdir()
+    for file in source.iterdir():
+        with file.open("rb") as stream, (target / file.name).open("wb") as copy:
+            hashlib.file_digest(stream, "sha256")
+            stream.seek(0)
+            shutil.copyfileobj(stream, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    for directory in (target, target.parent):
+        sync(directory)
+    return side.create(name, str(target))
+
+
 def quiet() -> None:
     """Let MLflow say less."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _analyze(url: str) -> None:
+    """Do what a database does by itself in time, once it has been written to."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        is_sqlite = engine.dialect.name == "sqlite"
+        connection.exec_driver_sql("ANALYZE" if is_sqlite else "VACUUM ANALYZE")
+    engine.dispose()
 
 
 def _logged(client: Any, place: Path, adapters: int) -> Side:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import interleave
-from benchmarks.mlflow_clients import Side, directly, filled, over_http
+from benchmarks.mlflow_clients import Side, create_with_files, directly, filled, over_http
 from benchmarks.report import Row
 from benchmarks.servers import first_of
 
@@ -62,7 +63,7 @@ def measure_registry(sizes: Sizes) -> list[Row]:
 
 
 def _on(database: str, sizes: Sizes, *urls: str) -> Iterator[Row]:
-    most = sizes.creations + _WARMUP
+    most = 2 * (sizes.creations + _WARMUP)
     with (
         tempfile.TemporaryDirectory(prefix="dovetail-bench-") as name,
         filled(Path(name), sizes.versions, *urls) as both,
@@ -75,6 +76,8 @@ def _on(database: str, sizes: Sizes, *urls: str) -> Iterator[Row]:
             for way, sides, chosen in ways:
                 for row in measure(*sides, chosen):
                     yield replace(row, what=f"{database}, {way}: {row.what}")
+        for row in _creations_with_files(*near, sizes, Path(name)):
+            yield replace(row, what=f"{database}, directly: {row.what}")
 
 
 def _lookups(ours: Side, theirs: Side, sizes: Sizes) -> Iterator[Row]:
@@ -148,6 +151,25 @@ def _creations(ours: Side, theirs: Side, sizes: Sizes) -> Iterator[Row]:
         theirs,
         sizes.creations,
         peer=f"{_PEER}: a URI alone",
+    )
+
+
+def _creations_with_files(ours: Side, theirs: Side, sizes: Sizes, place: Path) -> Iterator[Row]:
+    """Let the peer keep the files, too: a URI alone leaves that to who logged them."""
+    numbers = count()
+    times = interleave(
+        {
+            "ours": lambda: ours.create(_NAME, next(ours.sources)),
+            "theirs": lambda: create_with_files(theirs, _NAME, place / f"kept-{next(numbers)}"),
+        },
+        rounds=sizes.creations,
+        warmup=_WARMUP,
+    )
+    yield Row(
+        what="create a version of an adapter, once more",
+        ours=times["ours"],
+        peer=f"{_PEER}, and its files hashed, copied and flushed by hand",
+        theirs=times["theirs"],
     )
 
 

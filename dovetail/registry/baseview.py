@@ -37,7 +37,7 @@ class BaseView:
 
     def find(self, name: str) -> TensorEntry | None:
         """Return the tensor of this name, with or without the model's own prefix."""
-        found = self._index.find(name)
+        found = self.manifest.spellings.find(name)
         return self.manifest.get(found) if found is not None else None
 
     def weight(self, module: str) -> TensorEntry | None:
@@ -50,7 +50,7 @@ class BaseView:
     def holds(self, module: str) -> bool:
         """Tell whether the checkpoint has anything at all under a module."""
         bare = base_name(module)
-        if self._index.find(bare) is not None or self._modules.find(bare) is not None:
+        if self.manifest.spellings.find(bare) is not None or self._modules.find(bare) is not None:
             return True
         # Fused experts are saved one by one and loaded as one.
         return "experts" in bare.split(".") and self._has_experts
@@ -82,10 +82,6 @@ class BaseView:
                 stack = entry.name[: match.start()]
                 counts[stack] = max(counts.get(stack, 0), int(match[1]) + 1)
         return set(counts.values())
-
-    @cached_property
-    def _index(self) -> NameIndex:
-        return NameIndex(self.manifest.by_name)
 
     @cached_property
     def _modules(self) -> NameIndex:

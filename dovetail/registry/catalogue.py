@@ -106,11 +106,7 @@ _BY_ALIAS = _OF_ADAPTER.join(
     AliasRow, (AliasRow.adapter_id == AdapterRow.id) & (AliasRow.version_id == VersionRow.id)
 ).where(AliasRow.alias == bindparam("of_alias"))
 _NEWEST = _OF_ADAPTER.order_by(VersionRow.number.desc()).limit(1)
-_ALIASES = (
-    select(AliasRow.version_id, AliasRow.alias)
-    .where(AliasRow.version_id.in_(IDS))
-    .order_by(AliasRow.alias)
-)
+_ALIASES = select(AliasRow.version_id, AliasRow.alias).order_by(AliasRow.alias)
 _SCORES = (
     select(
         EvaluationRow.version_id,
@@ -122,9 +118,13 @@ _SCORES = (
         EvaluationRow.dataset_name,
     )
     .join(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
-    .where(EvaluationRow.version_id.in_(IDS))
     .order_by(EvaluationRow.id, ScoreRow.metric)
 )
+_ALIASES_OF_MANY = _ALIASES.where(AliasRow.version_id.in_(IDS))
+_SCORES_OF_MANY = _SCORES.where(EvaluationRow.version_id.in_(IDS))
+# With the same text each time, which PostgreSQL then need not read and plan anew.
+_ALIASES_OF_ONE = _ALIASES.where(AliasRow.version_id == bindparam("of_version"))
+_SCORES_OF_ONE = _SCORES.where(EvaluationRow.version_id == bindparam("of_version"))
 _ADAPTERS = select(
     AdapterRow.id,
     AdapterRow.name,
@@ -263,11 +263,20 @@ def _adapters(connection: Connection, rows: Sequence[Any]) -> list[ListedAdapter
 def _with_belongings(connection: Connection, rows: Sequence[Any]) -> Iterator[ListedVersion]:
     aliases: defaultdict[int, list[str]] = defaultdict(list)
     scores: defaultdict[int | None, dict[str, ListedScore]] = defaultdict(dict)
-    for chunk in chunks([row[0] for row in rows]):
-        for pointed, alias in connection.execute(_ALIASES, {IDS.key: chunk}):
+    for of_aliases, of_scores, wanted in _belongings([row[0] for row in rows]):
+        for pointed, alias in connection.execute(of_aliases, wanted):
             aliases[pointed].append(alias)
-        for version_id, metric, *score in connection.execute(_SCORES, {IDS.key: chunk}):
+        for version_id, metric, *score in connection.execute(of_scores, wanted):
             scores[version_id][metric] = ListedScore._make(score)  # the last is the newest
     for row in rows:  # what was read is let go of with each, for there may be ten thousand
         one = row[0]
         yield ListedVersion._make((*row, aliases.pop(one, ()), scores.pop(one, {})))
+
+
+def _belongings(ids: Sequence[int]) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    """Yield what selects the aliases and the scores of versions, and for which of them."""
+    if len(ids) == 1:
+        yield _ALIASES_OF_ONE, _SCORES_OF_ONE, {"of_version": ids[0]}
+        return
+    for chunk in chunks(ids):
+        yield _ALIASES_OF_MANY, _SCORES_OF_MANY, {IDS.key: chunk}

@@ -15,6 +15,7 @@ from typing import Any
 from dovetail.errors import InvalidInput
 from dovetail.registry.digests import digest_bytes, is_digest
 from dovetail.registry.jsontext import canonical_json, parse_json
+from dovetail.registry.layout import NameIndex
 from dovetail.registry.tensorfile import DTYPE_BITS, MAX_DIMENSIONS
 
 MAX_MANIFEST_BYTES = 256 * 2**20
@@ -81,6 +82,11 @@ class Manifest:
     def by_name(self) -> dict[str, TensorEntry]:
         """Name to entry."""
         return {entry.name: entry for entry in self.tensors}
+
+    @cached_property
+    def spellings(self) -> NameIndex:
+        """Finds a name under the spelling that an adapter uses for it."""
+        return NameIndex(self.by_name)
 
     def get(self, name: str) -> TensorEntry | None:
         """Return the entry of this name, or None."""

@@ -173,10 +173,9 @@ def _found_by_index(connection: Connection, part: Comparison) -> _Few | None:
     candidates = candidates_of(part)
     if candidates is None:
         return None
-    beyond = candidates.with_only_columns(literal(1)).limit(1).offset(FEW)
-    if connection.execute(beyond).first() is not None:
+    ids = connection.execute(candidates.limit(FEW + 1)).scalars().all()
+    if len(ids) > FEW:
         return None
-    ids = connection.execute(candidates).scalars()
     return _Few({one for one in ids if one is not None}, exact=True)
 
 

@@ -2,6 +2,8 @@
 
 The registry keeps plain PEFT payloads; what is downloaded from here is a whole MLflow model, made
 when it is asked for. Every download is a copy of its own: MLflow writes into what it downloads.
+Which registry that is, and whether it is read itself or through an MLflow server,
+`dovetail.plugins.mlflow.whereabouts` says.
 
 MLflow imports this module while it is being imported itself, so what needs the rest of it is
 imported later.
@@ -10,23 +12,20 @@ imported later.
 from __future__ import annotations
 
 import posixpath
-import shutil
-import tempfile
 import threading
-import weakref
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlflow.entities.file_info import FileInfo
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from dovetail.plugins.mlflow.problems import speaking_mlflow
+from dovetail.plugins.mlflow.problems import missing, refusal, speaking_mlflow
 from dovetail.registry.reference import Reference
 
+if TYPE_CHECKING:
+    from dovetail.plugins.mlflow.made import MadeModel
+    from dovetail.plugins.mlflow.served import ServedModel
+
 _SCHEME = "dovetail:"
-_ADVICE = " (the registry is the one that DOVETAIL_DATABASE_URL and DOVETAIL_OBJECTS_URL name)"
 
 
 def split_uri(uri: str) -> tuple[Reference, str]:
@@ -57,28 +56,34 @@ class DovetailArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # m
 
     def __init__(self, artifact_uri: str, *arguments: Any, **options: Any) -> None:
         super().__init__(artifact_uri, *arguments, **options)
-        self._making = threading.Lock()
-        self._made: dict[Reference, Path] = {}
+        self._opening = threading.Lock()
+        self._models: dict[Reference, MadeModel | ServedModel] = {}
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """Return the files and directories right below a path; none if it is a file."""
-        place = self._place(path or "")
-        if not place.is_dir():
+        model, inside = self._find(path or "")
+        if inside in model.sizes:
             return []
+        prefix = f"{inside}/" if inside else ""
+        below = {
+            file.removeprefix(prefix): size
+            for file, size in model.sizes.items()
+            if file.startswith(prefix)
+        }
+        if not below:
+            self._missing(path)
+        names = sorted({file.partition("/")[0] for file in below})
         return [
-            FileInfo(
-                posixpath.join(path or "", child.name),
-                child.is_dir(),
-                None if child.is_dir() else child.stat().st_size,
-            )
-            for child in sorted(place.iterdir())
+            FileInfo(posixpath.join(path or "", name), name not in below, below.get(name))
+            for name in names
         ]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
-        place = self._place(remote_file_path)
-        if not place.is_file():
+        model, inside = self._find(remote_file_path)
+        if inside not in model.sizes:
             self._missing(remote_file_path)
-        shutil.copyfile(place, local_path)
+        with speaking_mlflow():
+            model.write(inside, local_path)
 
     def log_artifact(self, local_file: Any, artifact_path: str | None = None) -> None:
         """Refuse: versions are made by registering."""
@@ -95,48 +100,31 @@ class DovetailArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # m
         del artifact_path
         self._refuse()
 
-    def _place(self, path: str) -> Path:
-        """Return where something of a model lies in a copy that is this object's own."""
+    def _find(self, path: str) -> tuple[MadeModel | ServedModel, str]:
+        """Return the model that a path leads to, and the path inside it."""
         whole = posixpath.join(self.artifact_uri, path) if path else self.artifact_uri
         with speaking_mlflow():
             reference, inside = split_uri(whole)
-        place = self._model(reference) / inside
-        if ".." in Path(inside).parts or not place.exists():
-            self._missing(path)
-        return place
+        with self._opening:  # once: what an alias names stays what it was at first
+            if reference not in self._models:
+                self._models[reference] = self._open(reference)
+            return self._models[reference], inside
 
-    def _model(self, reference: Reference) -> Path:
-        """Make a model of a version, once; what an alias names stays what it was at first."""
-        with self._making, speaking_mlflow(_ADVICE):
-            if reference not in self._made:
-                self._made[reference] = self._make(reference)
-            return self._made[reference]
-
-    def _make(self, reference: Reference) -> Path:
+    def _open(self, reference: Reference) -> MadeModel | ServedModel:
         # MLflow imports this module in the middle of its own import.
-        from mlflow.models import Model
+        from dovetail.plugins.mlflow.made import MadeModel
+        from dovetail.plugins.mlflow.served import ServedModel
+        from dovetail.plugins.mlflow.whereabouts import advice_on, find_registry, is_server
 
-        from dovetail.plugins.mlflow.requirements import write_environment
-        from dovetail.plugins.mlflow.sources import from_registry
-        from dovetail.plugins.mlflow.writing import write_model
-        from dovetail.registry.store import Registry
+        uri = find_registry(self.registry_uri)
+        with speaking_mlflow(advice_on(uri)):
+            return (ServedModel if is_server(uri) else MadeModel)(uri, reference)
 
-        kept = tempfile.TemporaryDirectory(prefix="dovetail-")
-        weakref.finalize(self, kept.cleanup)
-        directory = Path(kept.name)
-        with Registry.open() as registry:
-            write_model(from_registry(registry, reference), directory, model=Model())
-        write_environment(directory)
-        return directory
-
-    def _missing(self, path: str) -> NoReturn:
-        raise MlflowException(
-            f"{self.artifact_uri} has no {path!r}", error_code=RESOURCE_DOES_NOT_EXIST
-        )
+    def _missing(self, path: str | None) -> NoReturn:
+        raise missing(f"{self.artifact_uri} has no {path!r}")
 
     def _refuse(self) -> NoReturn:
-        raise MlflowException(
+        raise refusal(
             f"{self.artifact_uri} can only be read; register a version with: dovetail register, or "
-            "mlflow.register_model",
-            error_code=INVALID_PARAMETER_VALUE,
+            "mlflow.register_model"
         )

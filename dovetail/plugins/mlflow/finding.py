@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
 from dovetail.errors import BaseModelNotFound, DovetailError
 from dovetail.loader.locate import locate_base
 from dovetail.registry.store import Registry
+from dovetail.settings import Settings
 
 if TYPE_CHECKING:
     from dovetail.plugins.mlflow.options import LoadOptions
@@ -67,10 +71,13 @@ def find_saved_base(saved: SavedAdapter, options: LoadOptions) -> Path:
 
 
 def _registered_place(wanted: str) -> Path | None:
-    """Ask the environment's registry; one that cannot be asked knows nothing."""
+    """Ask the environment's registry; one that is not there or cannot be asked knows nothing."""
     try:
+        url = make_url(Settings.from_env().database_url)
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+            return None  # opening it would make it
         with Registry.open() as registry:
             location = registry.base_model(wanted).location
-    except DovetailError:
+    except (DovetailError, ArgumentError):
         return None
     return Path(location) if location is not None and os.path.isdir(location) else None  # noqa: PTH112 (as above)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from dovetail.errors import InvalidInput, InvalidRow
 from dovetail.loader.rows import AttachedAdapter, Generation, Row
 from dovetail.plugins.mlflow.answers import as_predictions, check_answers
+from dovetail.plugins.mlflow.behind import open_versions
 from dovetail.plugins.mlflow.inputs import Record, adapter_for, read_records, text_for
 from dovetail.plugins.mlflow.problems import speaking_mlflow
-from dovetail.registry.store import Registry
 from dovetail.registry.template import InputTemplate
 
 if TYPE_CHECKING:
@@ -82,8 +82,9 @@ class AttachedModel:
         Args:
             data: A DataFrame, a list of texts or of rows, a dictionary of column to texts, or one
                 text. Columns are those of the adapter's input template, or else one with the text.
-                A column ``adapter`` may name other versions of the registry that the environment
-                names; rows where it is empty use this model's adapter.
+                A column ``adapter`` may name other versions of the same registry, or of that which
+                `dovetail.plugins.mlflow.whereabouts` finds; rows where it is empty use this
+                model's adapter.
             params: ``batch_size``, ``seed``, and generation options such as ``max_new_tokens``;
                 None stands for what the version was registered with.
 
@@ -146,12 +147,12 @@ class AttachedModel:
         return rows, failed
 
     def _attach(self, references: Iterator[str]) -> dict[str, AttachedAdapter]:
-        """Attach versions of the environment's registry; aliases are looked up now."""
+        """Attach versions of the registry; aliases are looked up now."""
         wanted = list(dict.fromkeys(references))
         if not wanted:
             return {}
         allow = self._options.allow_base_mismatch
-        with Registry.open() as registry:
+        with open_versions() as registry:
             return {
                 reference: self._shared.attach_registered(
                     reference, registry=registry, allow_base_mismatch=allow

@@ -1,4 +1,8 @@
-"""Say what is wrong in MLflow's errors, which its servers and clients understand."""
+"""Dovetail's errors in MLflow's words: which code, and so which HTTP status, each one has.
+
+MLflow's client repeats what failed with a status of 5xx for minutes, so only that which may go
+away by itself has one.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,59 @@ from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
     INVALID_PARAMETER_VALUE,
+    RESOURCE_CONFLICT,
     RESOURCE_DOES_NOT_EXIST,
     TEMPORARILY_UNAVAILABLE,
 )
 
-from dovetail.errors import DovetailError, NotFoundError, StorageError
+from dovetail.errors import (
+    AliasNotFound,
+    BaseModelNotFound,
+    ConflictError,
+    DigestMismatch,
+    DovetailError,
+    NotFoundError,
+    StorageError,
+)
+
+_CODES: tuple[tuple[type[DovetailError], int], ...] = (
+    (AliasNotFound, INVALID_PARAMETER_VALUE),  # as in MLflow's own store
+    (BaseModelNotFound, INVALID_PARAMETER_VALUE),  # MLflow knows no base models
+    (NotFoundError, RESOURCE_DOES_NOT_EXIST),
+    (ConflictError, RESOURCE_CONFLICT),
+    (DigestMismatch, BAD_REQUEST),  # it is the same the next time
+    (StorageError, TEMPORARILY_UNAVAILABLE),
+    (DovetailError, INVALID_PARAMETER_VALUE),
+)
+
+
+def as_mlflow(error: DovetailError, advice: str = "") -> MlflowException:
+    """Return the error that MLflow's server and client understand.
+
+    Args:
+        error: Dovetail's.
+        advice: Words to put behind its message.
+    """
+    code = next(code for kind, code in _CODES if isinstance(error, kind))
+    return MlflowException(f"{error.message}{advice}", error_code=code)
+
+
+def refusal(message: str) -> MlflowException:
+    """Return the error for a call that cannot be done, with status 400."""
+    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+
+
+def missing(message: str) -> MlflowException:
+    """Return the error for something that is not there, with status 404."""
+    return MlflowException(message, error_code=RESOURCE_DOES_NOT_EXIST)
 
 
 @contextmanager
 def speaking_mlflow(advice: str = "") -> Iterator[None]:
-    """Raise Dovetail's errors as MLflow's, with the same message.
-
-    Args:
-        advice: A sentence to put behind the message.
-
-    Raises:
-        MlflowException: With a code that stands for status 404, 503, or 400.
-    """
+    """Raise Dovetail's errors as MLflow's, with the same message and ``advice`` behind it."""
     try:
         yield
-    except NotFoundError as error:
-        raise MlflowException(f"{error}{advice}", RESOURCE_DOES_NOT_EXIST) from error
-    except StorageError as error:
-        raise MlflowException(f"{error}{advice}", TEMPORARILY_UNAVAILABLE) from error
     except DovetailError as error:
-        raise MlflowException(f"{error}{advice}", INVALID_PARAMETER_VALUE) from error
+        raise as_mlflow(error, advice) from error

@@ -110,15 +110,26 @@ def read_flavors(directory: Path) -> Mapping[str, Any]:
         InvalidInput: The file is not what MLflow writes.
     """
     path = directory / MODEL_FILE
-    if not path.is_file():
-        return {}
+    return parse_flavors(path.read_bytes(), what=repr(str(path))) if path.is_file() else {}
+
+
+def parse_flavors(text: bytes, *, what: str) -> Mapping[str, Any]:
+    """Return the flavors that an MLmodel file lists.
+
+    Args:
+        text: The file's bytes.
+        what: Which file it is, for the error message.
+
+    Raises:
+        InvalidInput: It is not what MLflow writes.
+    """
     try:
-        value = yaml.load(path.read_bytes(), _LOADER)  # noqa: S506 - a safe one, both times
+        value = yaml.load(text, _LOADER)  # noqa: S506 - a safe one, both times
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{str(path)!r} is no MLmodel file: {error}", path=str(path)) from error
+        raise InvalidInput(f"{what} is no MLmodel file: {error}", path=what) from error
     flavors = value.get("flavors") if isinstance(value, dict) else None
     if not isinstance(flavors, dict) or not all(isinstance(v, dict) for v in flavors.values()):
-        raise InvalidInput(f"{str(path)!r} is no MLmodel file: it lists no flavors", path=str(path))
+        raise InvalidInput(f"{what} is no MLmodel file: it lists no flavors", path=what)
     return flavors
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from dovetail.errors import BaseModelNotFound, InvalidInput, InvalidReference
 from dovetail.loader.verify import check_weights
+from dovetail.plugins.mlflow.behind import open_versions
 from dovetail.plugins.mlflow.documents import describe_base, labels_beside, labels_of, settings_of
 from dovetail.plugins.mlflow.finding import find_base
 from dovetail.plugins.mlflow.saved import SavedAdapter, read_saved
@@ -23,7 +24,6 @@ from dovetail.registry.live import check_live_model
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.payload import Payload, read_payload, read_registered
 from dovetail.registry.reference import Reference
-from dovetail.registry.store import Registry
 from dovetail.settings import Settings
 
 SCHEME = "dovetail://"
@@ -94,12 +94,16 @@ def open_source(adapter: Any, wanted: Wanted) -> Iterator[Source]:
         yield _from_directory(Path(place), wanted)
         return
     reference = _as_reference(place, wanted)
-    with Registry.open() as registry:
+    with open_versions() as registry:
         yield from_registry(registry, reference)
 
 
-def from_registry(registry: Registry, reference: Reference) -> Source:
+def from_registry(registry: Any, reference: Reference) -> Source:
     """Return a registered version, with all that the registry knows of its base model.
+
+    Args:
+        registry: A `Registry`, or one behind an MLflow server, which is asked in the same words.
+        reference: Which version.
 
     Raises:
         NotFoundError: There is no such version.

@@ -34,6 +34,7 @@ def write_model(
     example: ModelInputExample | None = None,
     config: Mapping[str, Any] | None = None,
     code: str | None = None,
+    copy: bool = True,
 ) -> None:
     """Write all of a model but its environment.
 
@@ -44,11 +45,13 @@ def write_model(
         example: Input example of the caller's, or None.
         config: The complete ``model_config``; None for one with nothing set.
         code: Where the caller's code was copied to, or None.
+        copy: Whether to copy the adapter's own files, too; they count as the model's either way.
     """
     from mlflow.pyfunc import add_to_model
 
     saved = source.saved
-    _copy(source.payload, directory / ADAPTER_DIRECTORY)
+    if copy:
+        _copy(source.payload, directory / ADAPTER_DIRECTORY)
     document = json.dumps(saved.base_document, indent=1, sort_keys=True)
     (directory / BASE_FILE).write_text(document)
     task_type = source.payload.config.get("task_type")
@@ -66,7 +69,8 @@ def write_model(
         code=code,
         model_config=complete_config({}) if config is None else dict(config),
     )
-    model.model_size_bytes = get_total_file_size(directory)
+    elsewhere = 0 if copy else sum(file.size for file in source.payload.files)
+    model.model_size_bytes = get_total_file_size(directory) + elsewhere
     model.save(str(directory / MLMODEL_FILE_NAME))
 
 

@@ -164,7 +164,7 @@ def test_every_split_of_a_uri_lists_the_model(root, path, registered):
     ("uri", "status", "match"),
     [
         ("dovetail://chat/7", 404, "chat.*DOVETAIL_DATABASE_URL"),
-        ("dovetail://chat@staging", 404, "staging"),
+        ("dovetail://chat@staging", 400, "staging"),  # as in MLflow's own store
         ("dovetail://nobody/1", 404, "nobody"),
         ("dovetail://chat/1/nothing", 404, "has no 'nothing'"),
         ("dovetail://chat/1/../2", 404, "has no"),

@@ -29,6 +29,7 @@ from mlflow.utils.validation import _validate_model_name
 from dovetail.plugins.mlflow.store.adapters import Adapters
 from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.creating import Creating
+from dovetail.plugins.mlflow.store.entities import download_uri
 from dovetail.plugins.mlflow.store.others import Others
 from dovetail.plugins.mlflow.store.problems import answers_mlflow, missing, speaking_mlflow
 from dovetail.plugins.mlflow.store.searching import Search
@@ -117,7 +118,8 @@ class DovetailStore(Webhooks, AbstractStore):  # type: ignore[misc]  # mlflow is
     @answers_mlflow
     def get_registered_model(self, name: str) -> RegisteredModel:
         """Return a model."""
-        return self._of(name).get_registered_model(name)
+        found = self._adapters.find_registered_model(name)
+        return self._elsewhere(name).get_registered_model(name) if found is None else found
 
     @answers_mlflow
     def get_latest_versions(
@@ -191,12 +193,16 @@ class DovetailStore(Webhooks, AbstractStore):  # type: ignore[misc]  # mlflow is
     @answers_mlflow
     def get_model_version(self, name: str, version: str | int) -> ModelVersion:
         """Return a version."""
-        return self._of(name).get_model_version(name, version)
+        found = self._adapters.find_model_version(name, version)
+        return self._elsewhere(name).get_model_version(name, version) if found is None else found
 
     @answers_mlflow
     def get_model_version_download_uri(self, name: str, version: str | int) -> str:
         """Return where a version can be downloaded from."""
-        uri: str = self._of(name).get_model_version_download_uri(name, version)
+        found = self._adapters.find_model_version(name, version)
+        if found is not None:
+            return download_uri(name, found.version)
+        uri: str = self._elsewhere(name).get_model_version_download_uri(name, version)
         return uri
 
     @answers_mlflow
@@ -237,15 +243,20 @@ class DovetailStore(Webhooks, AbstractStore):  # type: ignore[misc]  # mlflow is
     @answers_mlflow
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
         """Return the version that an alias points to."""
-        return self._of(name).get_model_version_by_alias(name, alias)
+        found = self._adapters.find_model_version_by_alias(name, alias)
+        if found is None:
+            return self._elsewhere(name).get_model_version_by_alias(name, alias)
+        return found
 
     def _await_model_version_creation(self, mv: ModelVersion, await_creation_for: int) -> None:
         """Do nothing: a version that was created is ready."""
 
     def _of(self, name: Any) -> Any:
         """Return who answers for a name."""
-        if self._adapters.has(name):
-            return self._adapters
+        return self._adapters if self._adapters.has(name) else self._elsewhere(name)
+
+    def _elsewhere(self, name: Any) -> Any:
+        """Return who answers for a name that is no adapter's."""
         if not self._others.exist:  # to look for what is not there is no reason to make tables
             _validate_model_name(name)
             raise missing(f"Registered Model with name={name} not found")

@@ -7,7 +7,7 @@ when a name is an adapter's. Reading goes past `Registry` by way of `dovetail.re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow.entities.model_registry import (
     ModelVersion,
@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import (
     RegisteredModelTag,
 )
 from mlflow.entities.model_registry.model_version_stages import STAGE_NONE, get_canonical_stage
+from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import (
     _validate_model_alias_name,
     _validate_model_alias_name_reserved,
@@ -41,6 +42,8 @@ from dovetail.registry.reference import LATEST, Reference
 _ATTEMPTS = 10
 _MOST = 2**31 - 1
 
+T = TypeVar("T")
+
 
 class Adapters:
     """Adapters, as MLflow's server asks for them.
@@ -55,25 +58,31 @@ class Adapters:
 
     def has(self, name: Any) -> bool:
         """Tell whether there is an adapter with this name."""
-        if not isinstance(name, str) or "\0" in name:
+        if not _may_be_kept(name):
             return False
         with self._database.reading() as connection:
             return catalogue.is_adapter(connection, name)
 
     def among(self, names: Sequence[str]) -> set[str]:
         """Return those names that adapters have."""
+        if not names:
+            return set()
         with self._database.reading() as connection:
             return catalogue.adapters_among(connection, names)
 
     # Registered models
 
-    def get_registered_model(self, name: str) -> RegisteredModel:
-        """Return an adapter."""
+    def find_registered_model(self, name: Any) -> RegisteredModel | None:
+        """Return an adapter, or None if there is none with this name."""
+        if not _may_be_kept(name):
+            return None
         with self._database.reading() as connection:
             found = catalogue.list_adapter(connection, name)
-        if found is None:
-            raise missing(f"Registered Model with name={name} not found")
-        return registered_model(found)
+        return None if found is None else registered_model(found)
+
+    def get_registered_model(self, name: str) -> RegisteredModel:
+        """Return an adapter."""
+        return _there(self.find_registered_model(name), name)
 
     def update_registered_model(
         self,
@@ -121,13 +130,25 @@ class Adapters:
 
     # Model versions
 
+    def find_model_version(self, name: Any, version: str | int) -> ModelVersion | None:
+        """Return a version of an adapter, or None if there is no adapter with this name.
+
+        Raises:
+            MlflowException: The adapter has no such version.
+        """
+        found, is_ours = self._find(name, number=_number(version))
+        if found is None and is_ours:
+            self._reference(name, version)  # which says so, if it is no number
+            raise missing(f"Model Version (name={name}, version={version}) not found")
+        return None if found is None else model_version(found)
+
     def get_model_version(self, name: str, version: str | int) -> ModelVersion:
         """Return a version."""
-        return model_version(self._version(name, version))
+        return _there(self.find_model_version(name, version), name)
 
     def get_model_version_download_uri(self, name: str, version: str | int) -> str:
         """Return the URI under which the artifact plugin has the version as an MLflow model."""
-        return download_uri(name, self._version(name, version).number)
+        return download_uri(name, self.get_model_version(name, version).version)
 
     def update_model_version(
         self, name: str, version: str | int, description: str | None = None
@@ -194,28 +215,62 @@ class Adapters:
         except (AliasNotFound, InvalidReference):
             return  # as in MLflow's own store
 
+    def find_model_version_by_alias(self, name: Any, alias: str) -> ModelVersion | None:
+        """Return the version that an alias points to, or None if the name is no adapter's.
+
+        Raises:
+            MlflowException: The adapter has no such alias.
+        """
+        try:
+            _validate_model_alias_name(alias)
+        except MlflowException:
+            if self.has(name):
+                raise
+            return None
+        is_latest = alias.lower() == LATEST
+        found, is_ours = self._find(name, alias=None if is_latest else alias)
+        if found is None and is_ours:
+            if is_latest:
+                raise missing(f"Latest version not found for model {name}.")
+            raise refusal(f"Registered model alias {alias} not found.")
+        return None if found is None else model_version(found)
+
     def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
         """Return the version that an alias points to."""
-        _validate_model_alias_name(alias)
-        is_latest = alias.lower() == LATEST
-        with self._database.reading() as connection:
-            found = catalogue.list_version(connection, name, alias=None if is_latest else alias)
-        if found is not None:
-            return model_version(found)
-        if is_latest:
-            raise missing(f"Latest version not found for model {name}.")
-        raise refusal(f"Registered model alias {alias} not found.")
+        return _there(self.find_model_version_by_alias(name, alias), name)
 
-    def _version(self, name: str, version: str | int) -> ListedVersion:
-        number = self._reference(name, version).number
+    def _find(
+        self, name: Any, *, number: int | None = None, alias: str | None = None
+    ) -> tuple[ListedVersion | None, bool]:
+        """Return a version, and whether there is an adapter with this name; in one transaction."""
+        if not _may_be_kept(name):
+            return None, False
         with self._database.reading() as connection:
-            found = catalogue.list_version(connection, name, number=number)
-        if found is None:
-            raise missing(f"Model Version (name={name}, version={version}) not found")
-        return found
+            found = catalogue.list_version(connection, name, number=number, alias=alias)
+            return found, found is not None or catalogue.is_adapter(connection, name)
 
     def _reference(self, name: str, version: str | int) -> Reference:
         number: int = _validate_model_version(version)
         if not 1 <= number <= _MOST:
             raise missing(f"Model Version (name={name}, version={version}) not found")
         return Reference(name=name, number=number)
+
+
+def _may_be_kept(name: Any) -> bool:
+    """Tell whether a database can be asked for a name at all."""
+    return isinstance(name, str) and "\0" not in name
+
+
+def _number(version: str | int) -> int:
+    """Return a version's number; zero, which none has, for what is no number."""
+    try:
+        number: int = _validate_model_version(version)
+    except MlflowException:
+        return 0
+    return number if 1 <= number <= _MOST else 0
+
+
+def _there(found: T | None, name: str) -> T:
+    if found is None:
+        raise missing(f"Registered Model with name={name} not found")
+    return found

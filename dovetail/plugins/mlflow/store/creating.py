@@ -20,6 +20,7 @@ from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.others import Others
 from dovetail.plugins.mlflow.store.problems import refusal
 from dovetail.plugins.mlflow.store.registering import Request, reference_in, register
+from dovetail.registry import catalogue
 
 
 class Creating:
@@ -72,8 +73,10 @@ class Creating:
 
     def _create(self, request: Request, tags: Sequence[ModelVersionTag]) -> ModelVersion:
         name = request.name
-        is_adapter = self._adapters.has(name)
-        if not is_adapter and (not self._others.is_empty_model(name) or has_prompt_tag(tags)):
+        with self._connection.database.reading() as connection:
+            is_adapter = catalogue.is_adapter(connection, name)
+            is_kept = not is_adapter and self._others.holds_versions(connection, name)
+        if is_kept or not (is_adapter or self._may_become_adapter(name, tags)):
             return self._keep(request, tags)
         model = None if is_adapter else self._others.store.get_registered_model(name)
         registration = register(self._connection, request, model=model)
@@ -87,6 +90,10 @@ class Creating:
                 f"and {name!r} is an adapter; register other models under another name"
             )
         return self._keep(request, tags)
+
+    def _may_become_adapter(self, name: str, tags: Sequence[ModelVersionTag]) -> bool:
+        """Tell whether the first version of a model, with these tags, may be an adapter's."""
+        return self._others.is_empty_model(name) and not has_prompt_tag(tags)
 
     def _keep(self, request: Request, tags: Sequence[ModelVersionTag]) -> ModelVersion:
         """Let MLflow's own store keep a version by its source."""

@@ -11,9 +11,23 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, inspect, select, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    MetaData,
+    Select,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    inspect,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.engine import URL
 
 from dovetail.errors import InvalidInput
@@ -26,6 +40,13 @@ if TYPE_CHECKING:
 
 SCHEMA = "mlflow"
 """Where the tables are on PostgreSQL."""
+
+_TABLES = MetaData()  # as little of MLflow's as is asked for here
+_MODELS = Table("registered_models", _TABLES)
+_VERSIONS = Table("model_versions", _TABLES, Column("name", String))
+_ANY_MODEL = select(literal(1)).select_from(_MODELS).limit(1)
+_ANY_VERSION = select(literal(1)).where(_VERSIONS.c.name == bindparam("of_name")).limit(1)
+_LAST_TABLE = select(func.to_regclass(f"{SCHEMA}.webhooks"))
 
 
 class Others:
@@ -56,32 +77,37 @@ class Others:
             return True
         if self._file is not None:
             return self._file.exists()
-        with self._database.reading() as connection:
-            return inspect(connection).has_table("webhooks", schema=SCHEMA)
-
-    def hold_any(self) -> bool:
-        """Tell whether there is any model or prompt."""
-        if not self.exist:
+        if not self._in_schema:
             return False
-        from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
+        with self._database.reading() as connection:
+            return _are_there(connection)
 
-        with self.store.engine.connect() as connection:
-            return connection.execute(select(SqlRegisteredModel.name).limit(1)).first() is not None
+    def hold_any(self, connection: Connection) -> bool:
+        """Tell whether there is any model or prompt.
+
+        Args:
+            connection: A reading transaction of Dovetail's database. On PostgreSQL it is asked for
+                MLflow's tables, too, and spares another transaction on another connection.
+        """
+        return self._finds(connection, _ANY_MODEL)
+
+    def holds_versions(self, connection: Connection, name: str) -> bool:
+        """Tell whether a model ever had a version, be it deleted.
+
+        Args:
+            connection: As for `hold_any`.
+            name: The model.
+        """
+        return self._finds(connection, _ANY_VERSION, of_name=name)
 
     def is_empty_model(self, name: str) -> bool:
-        """Tell whether a model never had a version, and is no prompt.
+        """Tell whether a model that never had a version is there, and is no prompt.
 
         Raises:
             MlflowException: There is no such model; status 404.
         """
-        from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
-
         if not self.exist:
             raise missing(f"Registered Model with name={name} not found")
-        query = select(SqlModelVersion.version).where(SqlModelVersion.name == name).limit(1)
-        with self.store.engine.connect() as connection:
-            if connection.execute(query).first() is not None:
-                return False
         return not self.store.get_registered_model(name)._is_prompt()  # noqa: SLF001 (MLflow has no other way to ask)
 
     def remove_empty_model(self, name: str) -> None:
@@ -95,8 +121,8 @@ class Others:
 
         held = select(SqlModelVersion.version).where(SqlModelVersion.name == name).exists()
         with self.store.engine.begin() as connection:
-            for table in (SqlRegisteredModelTag, SqlRegisteredModelAlias, SqlRegisteredModel):
-                connection.execute(delete(table).where(table.name == name, ~held))
+            for kept in (SqlRegisteredModelTag, SqlRegisteredModelAlias, SqlRegisteredModel):
+                connection.execute(delete(kept).where(kept.name == name, ~held))
 
     def close(self) -> None:
         """Close the database's connections."""
@@ -125,6 +151,22 @@ class Others:
         file = Path(str(url.database)).absolute()
         return file.with_name(f"{file.name.removesuffix('.db')}.mlflow.db")
 
+    @cached_property
+    def _in_schema(self) -> bool:
+        """Whether the tables are, or would be, in the same database as Dovetail's."""
+        return self._database.url.get_backend_name() != "sqlite"
+
+    def _finds(self, connection: Connection, query: Select[Any], **wanted: str) -> bool:
+        if self._in_schema:
+            if self._store is None and not _are_there(connection):
+                return False
+            options = {"schema_translate_map": {None: SCHEMA}}
+            return connection.execute(query, wanted, execution_options=options).first() is not None
+        if not self.exist:
+            return False
+        with self.store.engine.connect() as own:
+            return own.execute(query, wanted).first() is not None
+
     def _open(self) -> SqlAlchemyStore:
         from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
@@ -140,6 +182,11 @@ class Others:
         with self._database.writing() as connection:
             lock_schema(connection)
             return SqlAlchemyStore(address)
+
+
+def _are_there(connection: Connection) -> bool:
+    """Tell whether MLflow's tables are in a PostgreSQL database."""
+    return connection.execute(_LAST_TABLE).scalar() is not None
 
 
 def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -1,71 +1,16 @@
-"""Dovetail's errors in MLflow's words: which code, and so which HTTP status, each one has.
-
-MLflow's client repeats what failed with a status of 5xx for minutes, so only that which may go
-away by itself has one.
-"""
+"""How the store's methods raise MLflow's errors: those of `dovetail.plugins.mlflow.problems`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import (
-    BAD_REQUEST,
-    INVALID_PARAMETER_VALUE,
-    RESOURCE_CONFLICT,
-    RESOURCE_DOES_NOT_EXIST,
-    TEMPORARILY_UNAVAILABLE,
-)
+from dovetail.plugins.mlflow.problems import as_mlflow, missing, refusal, speaking_mlflow
 
-from dovetail.errors import (
-    AliasNotFound,
-    BaseModelNotFound,
-    ConflictError,
-    DigestMismatch,
-    DovetailError,
-    NotFoundError,
-    StorageError,
-)
-
-_CODES: tuple[tuple[type[DovetailError], int], ...] = (
-    (AliasNotFound, INVALID_PARAMETER_VALUE),  # as in MLflow's own store
-    (BaseModelNotFound, INVALID_PARAMETER_VALUE),  # MLflow knows no base models
-    (NotFoundError, RESOURCE_DOES_NOT_EXIST),
-    (ConflictError, RESOURCE_CONFLICT),
-    (DigestMismatch, BAD_REQUEST),  # it is the same the next time
-    (StorageError, TEMPORARILY_UNAVAILABLE),
-    (DovetailError, INVALID_PARAMETER_VALUE),
-)
+__all__ = ["answers_mlflow", "as_mlflow", "missing", "refusal", "speaking_mlflow"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def as_mlflow(error: DovetailError) -> MlflowException:
-    """Return the error that MLflow's server and client understand."""
-    code = next(code for kind, code in _CODES if isinstance(error, kind))
-    return MlflowException(error.message, error_code=code)
-
-
-def refusal(message: str) -> MlflowException:
-    """Return the error for a call that cannot be done, with status 400."""
-    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
-
-
-def missing(message: str) -> MlflowException:
-    """Return the error for something that is not there, with status 404."""
-    return MlflowException(message, error_code=RESOURCE_DOES_NOT_EXIST)
-
-
-@contextmanager
-def speaking_mlflow() -> Iterator[None]:
-    """Raise Dovetail's errors as MLflow's."""
-    try:
-        yield
-    except DovetailError as error:
-        raise as_mlflow(error) from error
 
 
 def answers_mlflow(method: F) -> F:
@@ -73,9 +18,7 @@ def answers_mlflow(method: F) -> F:
 
     @wraps(method)
     def answering(*arguments: Any, **options: Any) -> Any:
-        try:
+        with speaking_mlflow():
             return method(*arguments, **options)
-        except DovetailError as error:
-            raise as_mlflow(error) from error
 
     return answering  # type: ignore[return-value]  # wraps keeps the signature

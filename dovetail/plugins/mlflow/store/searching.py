@@ -10,6 +10,7 @@ from mlflow.store.model_registry import (
     SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD,
     SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD,
 )
+from sqlalchemy import Connection
 
 from dovetail.plugins.mlflow.store.adapters import Adapters
 from dovetail.plugins.mlflow.store.entities import model_version, registered_model
@@ -18,11 +19,11 @@ from dovetail.plugins.mlflow.store.merging import Part, Place, merge
 from dovetail.plugins.mlflow.store.ordering import Order, order_of_models, order_of_versions
 from dovetail.plugins.mlflow.store.others import Others
 from dovetail.plugins.mlflow.store.problems import refusal
-from dovetail.registry.catalogue import list_adapters, list_versions_by_id
+from dovetail.registry.catalogue import is_adapter, list_adapters, list_versions_by_id
 from dovetail.registry.database import Database
 from dovetail.registry.search import find_ids, find_place
 
-_Find = Callable[[Query, Order, Place, int], Part]
+_Find = Callable[[Connection, Query, Order, Place, int], Part]
 
 
 class Search:
@@ -54,7 +55,7 @@ class Search:
             order,
             Place.of(page_token),
             max_results,
-            find=self._find_adapters,
+            find=_find_adapters,
             ask=lambda options: self._others.store.search_registered_models(
                 filter_string, **options
             ),
@@ -75,7 +76,7 @@ class Search:
             order,
             Place.of(page_token),
             max_results,
-            find=self._find_versions,
+            find=_find_versions,
             ask=lambda options: self._others.store.search_model_versions(filter_string, **options),
         )
 
@@ -89,12 +90,15 @@ class Search:
         find: _Find,
         ask: Callable[[dict[str, Any]], PagedList[Any]],
     ) -> PagedList[Any]:
-        # A name is either an adapter's or not.
-        is_ours = query.name is not None and self._adapters.has(query.name)
-        is_theirs = query.name is not None and not is_ours and query.plain
-        ours = Part([]) if query.nothing or is_theirs else find(query, order, place, limit)
+        with self._database.reading() as connection:
+            # A name is either an adapter's or not.
+            is_ours = query.name is not None and is_adapter(connection, query.name)
+            is_theirs = query.name is not None and not is_ours and query.plain
+            ask_ours = not (query.nothing or is_theirs)
+            ours = find(connection, query, order, place, limit) if ask_ours else Part([])
+            ask_theirs = query.plain and not is_ours and self._others.hold_any(connection)
         theirs = Part([])
-        if query.plain and not is_ours and self._others.hold_any():
+        if ask_theirs:
             found = ask(
                 {
                     "max_results": limit,
@@ -113,30 +117,32 @@ class Search:
             is_shadowed=lambda one: one.name in shadowed,
         )
 
-    def _find_versions(self, query: Query, order: Order, place: Place, limit: int) -> Part:
-        with self._database.reading() as connection:
-            behind = None
-            if place.behind is not None:
-                behind = find_place(connection, order.terms, place.behind)
-                if behind is None:
-                    raise refusal("the page token does not belong to this search; start without it")
-            ids = find_ids(connection, query.versions, order.terms, place=behind, limit=limit + 1)
-            listed = list_versions_by_id(connection, ids[:limit])
-            return Part([(one.id, model_version(one)) for one in listed], more=len(ids) > limit)
 
-    def _find_adapters(self, query: Query, order: Order, place: Place, limit: int) -> Part:
-        with self._database.reading() as connection:
-            found = list_adapters(
-                connection,
-                about=query.about,
-                versions=query.versions,
-                terms=order.terms,
-                behind=place.behind,
-                limit=limit + 1,
-            )
-        return Part(
-            [(one.id, registered_model(one)) for one in found[:limit]], more=len(found) > limit
-        )
+def _find_versions(
+    connection: Connection, query: Query, order: Order, place: Place, limit: int
+) -> Part:
+    behind = None
+    if place.behind is not None:
+        behind = find_place(connection, order.terms, place.behind)
+        if behind is None:
+            raise refusal("the page token does not belong to this search; start without it")
+    ids = find_ids(connection, query.versions, order.terms, place=behind, limit=limit + 1)
+    listed = list_versions_by_id(connection, ids[:limit])
+    return Part([(one.id, model_version(one)) for one in listed], more=len(ids) > limit)
+
+
+def _find_adapters(
+    connection: Connection, query: Query, order: Order, place: Place, limit: int
+) -> Part:
+    found = list_adapters(
+        connection,
+        about=query.about,
+        versions=query.versions,
+        terms=order.terms,
+        behind=place.behind,
+        limit=limit + 1,
+    )
+    return Part([(one.id, registered_model(one)) for one in found[:limit]], more=len(found) > limit)
 
 
 def _check_limit(limit: Any, most: int) -> None:

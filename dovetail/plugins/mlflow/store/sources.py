@@ -10,7 +10,7 @@ import os
 import posixpath
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -38,7 +38,7 @@ _NOT_FETCHED = frozenset({"http", "https", "ftp", "sftp"})
 
 @contextmanager
 def fetched(source: str) -> Iterator[SavedAdapter | None]:
-    """Give the adapter that a source holds, in a directory that is gone afterwards.
+    """Give the adapter that a source holds; what was fetched is gone afterwards.
 
     It is None where there is none, or where the source cannot be read: MLflow's own store does not
     look at sources, and keeps any.
@@ -46,9 +46,9 @@ def fetched(source: str) -> Iterator[SavedAdapter | None]:
     Raises:
         InvalidInput: There are several adapters, or what describes one is damaged.
     """
-    with tempfile.TemporaryDirectory(prefix="dovetail-") as place:
+    with ExitStack() as places:
         try:
-            directory = _fetch(source, Path(place))
+            directory = _fetch(source, places)
         except InvalidInput:
             raise
         except Exception as error:  # noqa: BLE001 (every kind of artifact store has its own errors)
@@ -57,7 +57,7 @@ def fetched(source: str) -> Iterator[SavedAdapter | None]:
         yield None if directory is None else read_saved(directory)
 
 
-def _fetch(source: str, place: Path) -> Path | None:
+def _fetch(source: str, places: ExitStack) -> Path | None:
     """Return a local directory with the adapter of a source, or None if it has none."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.utils.file_utils import local_file_uri_to_path
@@ -70,6 +70,7 @@ def _fetch(source: str, place: Path) -> Path | None:
         local = Path(local_file_uri_to_path(uri))
         return local if local.is_dir() and _may_hold_adapter(read_flavors(local)) else None
     repository = get_artifact_repository(uri)
+    place = Path(places.enter_context(tempfile.TemporaryDirectory(prefix="dovetail-")))
     found = _places(repository, place, "")
     if not found:
         children = [entry.path for entry in repository.list_artifacts(None) if entry.is_dir]

@@ -1,12 +1,14 @@
 """Dovetail as MLflow's model registry: adapters, and whatever else a team has."""
 
 import hashlib
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.exceptions import MlflowException
+from sqlalchemy import Engine, event
 
 from dovetail.errors import (
     AdapterNotFound,
@@ -409,3 +411,55 @@ def test_mlflow_finds_the_store_by_its_scheme(place, with_base, monkeypatch):
     store = _get_store(f"dovetail+{place.urls[0]}?objects_url={place.urls[1]}")
     assert isinstance(store, DovetailStore)
     store.close()
+
+
+@pytest.fixture
+def transactions():
+    """Collect the databases in which transactions begin."""
+    begun = []
+
+    def note(connection):
+        begun.append(connection.engine.url.database)
+
+    event.listen(Engine, "begin", note)
+    yield begun
+    event.remove(Engine, "begin", note)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: store.get_registered_model("summary"),
+        lambda store: store.get_model_version("summary", "1"),
+        lambda store: store.get_model_version_download_uri("summary", "1"),
+        lambda store: store.get_model_version_by_alias("summary", "production"),
+        lambda store: store.search_model_versions("name = 'summary'"),
+    ],
+    ids=["model", "version", "uri", "alias", "search"],
+)
+def test_what_is_asked_of_an_adapter_is_answered_in_one_transaction(ours, add, transactions, ask):
+    """A server far away is asked once, for whether it is an adapter and for what it says."""
+    add()
+    ours.set_registered_model_alias("summary", "production", "1")
+    transactions.clear()
+    assert ask(ours)
+    assert len(transactions) == 1
+
+
+@pytest.mark.parametrize("alias", [None, "", "no good", "with\0nul"])
+def test_what_is_no_alias_is_refused_for_adapters_and_other_models_alike(ours, add, alias):
+    """It never means the latest version, and never reaches a database."""
+    add()
+    ours.create_registered_model("other")
+    for name in ("summary", "other"):
+        code, _ = refusal(ours.get_model_version_by_alias, name, alias)
+        assert code == "INVALID_PARAMETER_VALUE"
+
+
+@ON_SQLITE
+def test_a_local_source_is_read_where_it_lies(ours, add, tmp_path, monkeypatch):
+    """No folder is made for what need not be fetched."""
+    ours.create_registered_model("summary")
+    gone = tmp_path / "gone"
+    monkeypatch.setattr(tempfile, "tempdir", str(gone))
+    assert add().tags["dovetail.peft_type"] == "LORA"
