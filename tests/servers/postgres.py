@@ -24,7 +24,9 @@ class PostgresServer(Server):
         self._binaries = self.room.executable(binaries, needs=needs)
         options = ["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8"]
         options += ["--locale=C", "--pgdata", self._data]
-        if "--with-icu" in self.room.run(self._binaries / "pg_config", "--configure"):
+        configured = self.room.run(self._binaries / "pg_config", "--configure")
+        self._sorts_by_language = "--with-icu" in configured
+        if self._sorts_by_language:
             # Teams' clusters rarely sort by bytes as SQLite does; where it matters, tests shall
             # find out.
             options += ["--locale-provider=icu", "--icu-locale=en-US"]
@@ -76,10 +78,17 @@ class PostgresServer(Server):
         """Return a database's URL."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, name=None, *, template=None):
-        """Make a database, a copy of the template if one is named, and return its name."""
+    def create_database(self, name=None, *, template=None, by_bytes=False):
+        """Make a database, a copy of the template if one is named, and return its name.
+
+        With `by_bytes`, it is empty and sorts text as SQLite does.
+        """
         name = name or next(self._names)
-        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"')
+        order = ""
+        if by_bytes:
+            template = "template0"  # no other may be copied in another order
+            order = "LOCALE_PROVIDER libc LOCALE 'C'" if self._sorts_by_language else ""
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}" {order}')
         return name
 
     def drop_database(self, name):

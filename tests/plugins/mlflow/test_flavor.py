@@ -320,7 +320,6 @@ def test_logged_model_comes_back_from_everywhere(bases, adapters, tmp_path, monk
     loaded = flavor.load_model(info.model_uri, dst_path=place)
     assert place in loaded.adapter.path.parents or loaded.adapter.path.exists()
     assert read_saved(place).payload_digest == loaded.adapter.payload_digest
-    mlflow.set_tracking_uri(None)
 
 
 def test_model_of_another_flavor_is_refused(tmp_path):

@@ -148,4 +148,3 @@ def test_mlflow_evaluates_it(bases, adapters, tmp_path, monkeypatch):
             ],
         )
     assert result.metrics["exact"] == pytest.approx(2 / 3)
-    mlflow.set_tracking_uri(None)

@@ -79,8 +79,6 @@ def adapter(tmp_path, make, tiny_base):
 def fluent(tracking):
     """Let ``mlflow``'s own functions use that database."""
     mlflow.set_tracking_uri(tracking)
-    yield
-    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def _load_beside(name):
 models = _load_beside("flavor_models")
 bases, adapters, one_thread = models.bases, models.adapters, models.one_thread
 TEXTS, NEW = list(models.TEXTS), models.NEW
-pytestmark = [*models.IGNORED, pytest.mark.heavy]
+pytestmark = [*models.IGNORED, pytest.mark.heavy, pytest.mark.xdist_group("mlflow-served")]
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 

@@ -80,7 +80,14 @@ class Team:
         return requests.post(f"{self.server.url}/api/2.0/mlflow/{path}", json=body, timeout=120)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        # A server for all tests of a database, not one in every worker.
+        pytest.param(backend, marks=pytest.mark.xdist_group(f"mlflow-server-{backend}"))
+        for backend in ("sqlite", "postgresql")
+    ],
+)
 def team(request, tmp_path_factory, place_at, tiny_base, servers):
     """A team's server, on either database."""
     root = tmp_path_factory.mktemp("team") / "place"
@@ -279,17 +286,13 @@ def test_prompts_work(team):
     """`mlflow.genai.register_prompt` and what belongs to it; they are no models."""
     mlflow.set_tracking_uri(team.server.url)
     mlflow.set_registry_uri(team.server.url)
-    try:
-        made = mlflow.genai.register_prompt("greeting", "Hello {{name}}!")
-        assert made.version == 1
-        mlflow.genai.set_prompt_alias("greeting", "live", 1)
-        assert mlflow.genai.load_prompt("prompts:/greeting@live").format(name="Ann") == "Hello Ann!"
-        assert [one.name for one in mlflow.genai.search_prompts()] == ["greeting"]
-        names = [model.name for model in team.client.search_registered_models()]
-        assert "greeting" not in names
-    finally:
-        mlflow.set_tracking_uri(None)
-        mlflow.set_registry_uri(None)
+    made = mlflow.genai.register_prompt("greeting", "Hello {{name}}!")
+    assert made.version == 1
+    mlflow.genai.set_prompt_alias("greeting", "live", 1)
+    assert mlflow.genai.load_prompt("prompts:/greeting@live").format(name="Ann") == "Hello Ann!"
+    assert [one.name for one in mlflow.genai.search_prompts()] == ["greeting"]
+    names = [model.name for model in team.client.search_registered_models()]
+    assert "greeting" not in names
 
 
 def test_eight_clients_at_once(team, client, make, tmp_path):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import (
     Column,
     Connection,
+    Integer,
     MetaData,
     Select,
     String,
@@ -44,6 +45,24 @@ SCHEMA = "mlflow"
 _TABLES = MetaData()  # as little of MLflow's as is asked for here
 _MODELS = Table("registered_models", _TABLES)
 _VERSIONS = Table("model_versions", _TABLES, Column("name", String))
+# Those that are compared with each other: all or none.
+_NAMED = (
+    "registered_models",
+    "registered_model_tags",
+    "registered_model_aliases",
+    "model_versions",
+    "model_version_tags",
+)
+_COLUMNS = Table(
+    "columns",
+    MetaData(),
+    Column("table_schema", String),
+    Column("table_name", String),
+    Column("column_name", String),
+    Column("collation_name", String),
+    Column("character_maximum_length", Integer),
+    schema="information_schema",
+)
 _ANY_MODEL = select(literal(1)).select_from(_MODELS).limit(1)
 _ANY_VERSION = select(literal(1)).where(_VERSIONS.c.name == bindparam("of_name")).limit(1)
 _LAST_TABLE = select(func.to_regclass(f"{SCHEMA}.webhooks"))
@@ -181,12 +200,31 @@ class Others:
                     connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
         with self._database.writing() as connection:
             lock_schema(connection)
-            return SqlAlchemyStore(address)
+            opened = SqlAlchemyStore(address)
+            if self._in_schema:
+                _sort_names_by_bytes(connection)
+            return opened
 
 
 def _are_there(connection: Connection) -> bool:
     """Tell whether MLflow's tables are in a PostgreSQL database."""
     return connection.execute(_LAST_TABLE).scalar() is not None
+
+
+def _sort_names_by_bytes(connection: Connection) -> None:
+    """Let names be in the same order as adapters', whatever language the database sorts by."""
+    others = select(_COLUMNS.c.table_name, _COLUMNS.c.character_maximum_length).where(
+        _COLUMNS.c.table_schema == SCHEMA,
+        _COLUMNS.c.table_name.in_(_NAMED),
+        _COLUMNS.c.column_name == "name",
+        _COLUMNS.c.collation_name.is_distinct_from("C"),
+    )
+    for table, length in connection.execute(others).all():
+        connection.execute(
+            text(
+                f'ALTER TABLE {SCHEMA}.{table} ALTER COLUMN name TYPE varchar({length}) COLLATE "C"'
+            )
+        )
 
 
 def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class PostgresStores:
     def __init__(self, server, databases):
         self._server = server
         self._databases = databases
-        self._oracles = server.create_database()
+        self._oracles = server.create_database(by_bytes=True)  # SORTED
         close_oracle(open_oracle(server.url(self._oracles)))
 
     def make(self, place):

@@ -106,9 +106,14 @@ PROMPTED = Difference(
     "Of two clauses on the tag that marks prompts, MLflow looks at the first only.",
     "Both are asked for, so both must hold.",
 )
+SORTED = Difference(
+    "On PostgreSQL, names are in the order of their bytes, as on SQLite; in MLflow in that of the "
+    "database's language.",
+    "Adapters and other models are in one order, the same on every database.",
+)
 DIFFERENCES = (
     RENAMED, POINTED_TO, STAGED, RESERVED, NO_ADAPTER, NAMED, NUMBERED, REPEATED,
-    SHOWN, LISTED, BLANK, DOWNLOADED, SEARCHED, ORDERED, PROMPTED,
+    SHOWN, LISTED, BLANK, DOWNLOADED, SEARCHED, ORDERED, PROMPTED, SORTED,
 )  # fmt: skip
 
 

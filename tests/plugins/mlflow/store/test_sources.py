@@ -23,8 +23,7 @@ def client(tmp_path, runs_uri):
     mlflow.set_tracking_uri(f"sqlite:///{file}")
     opened = MlflowClient()
     opened.create_experiment("tuning", artifact_location=(tmp_path / "artifacts").as_uri())
-    yield opened
-    mlflow.set_tracking_uri(None)
+    return opened
 
 
 @pytest.fixture

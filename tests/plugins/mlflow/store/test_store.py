@@ -184,6 +184,20 @@ def test_models_are_found_by_what_a_version_of_theirs_has(ours, add, measure):
     assert [model.name for model in search("metrics.rougeL > 0.4 AND version_number = 2")] == []
 
 
+def test_adapters_and_other_models_are_in_one_order(ours, add):
+    """By the bytes of their names, on every database, whatever language that sorts by."""
+    add("ada")
+    add("cy")
+    for name in ("bob", "Bob.b", "dan"):
+        ours.create_registered_model(name)
+        ours.create_model_version(name, "gone/0")
+    names = ["Bob.b", "ada", "bob", "cy", "dan"]
+    for order, expected in ((["name"], names), (["name DESC"], names[::-1])):
+        models = ours.search_registered_models(order_by=order)
+        versions = ours.search_model_versions(order_by=order)
+        assert [one.name for one in models] == [one.name for one in versions] == expected
+
+
 def test_searches_show_aliases(ours, add):
     """MLflow's own store leaves them out."""
     add()
