@@ -17,7 +17,6 @@ from dovetail.registry.objects import LocalObjectStore
 from dovetail.registry.schema import SCHEMA_REVISION
 from dovetail.registry.store import Registry
 
-NOBODY = 65534
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 WEIGHTS = "adapter_model.safetensors"
@@ -240,14 +239,6 @@ def unlock(place):
         path.chmod(0o755)
 
 
-def become_nobody():
-    """Give up root's power to write anywhere; everybody else is somebody without it already."""
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-
-
 def writes(registry, root):
     """Return everything that changes a registry."""
     return [
@@ -282,7 +273,7 @@ def test_a_read_only_registry_is_read_and_never_written(public, children, comman
     lock(public)
 
     def use():
-        become_nobody()
+        children.become_nobody()
         with public.open() as registry:
             assert [adapter.name for adapter in registry.adapters()] == ["summary"]
             assert registry.resolve("summary@production").number == 1
@@ -320,7 +311,7 @@ def test_a_read_only_registry_of_a_killed_writer_is_read(public, children):
     lock(public)
 
     def use():
-        become_nobody()
+        children.become_nobody()
         with public.open() as registry:
             registry.pull("summary/2", free / "pulled")
             said = [refused(call) for call in writes(registry, root)]
@@ -343,7 +334,7 @@ def test_a_read_only_database_with_free_objects_and_the_reverse(public, children
     public.database.chmod(0o666)
 
     def use():
-        become_nobody()
+        children.become_nobody()
         with public.open() as registry:
             return refused(writes(registry, root)[0])
 
@@ -360,7 +351,7 @@ def test_a_registry_that_cannot_be_made_says_where_to(public, place_at, children
     place = place_at(public.root / "deeper" / "place")
 
     def use():
-        become_nobody()
+        children.become_nobody()
         return refused(place.open)
 
     child = children.run(use)
@@ -376,7 +367,7 @@ def test_a_folder_that_may_not_be_entered_is_a_storage_error(public, children):
     closed.mkdir(mode=0o000)
 
     def use():
-        become_nobody()
+        children.become_nobody()
         with public.open() as registry:
             first = refused(lambda: registry.pull("summary/1", closed / "a" / "b"))
         with Registry.open(*public.urls, cache_dir=closed, actor="nobody") as registry:
@@ -526,7 +517,7 @@ def test_a_cached_copy_that_cannot_be_replaced_is_not_used(public, children):
     lock(public)
 
     def use():
-        become_nobody()
+        children.become_nobody()
         with public.open() as registry:
             return refused(lambda: registry.pull("summary/1"))
 

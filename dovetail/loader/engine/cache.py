@@ -142,6 +142,7 @@ class RowCache(Cache):
         """
         length = sum(states.length for states in stretches)
         at = self._starts[slot] = self.end - length
+        self._wipe(slot)
         for states in stretches:
             after = at + states.length
             for layer, keys, values in zip(self._parts, states.keys, states.values, strict=True):
@@ -150,17 +151,16 @@ class RowCache(Cache):
                 layer.keys[slot, :, at:after] = keys
                 layer.values[slot, :, at:after] = values
             at = after
-        self._wipe(slot)
         self._show(slot)
 
     def move(self, source: int, target: int) -> None:
         """Copy a row to another slot."""
         self._starts[target] = self._starts[source]
         used = slice(self._starts[source], self.end)
+        self._wipe(target)
         for layer in self._parts:
             layer.keys[target, :, used] = layer.keys[source, :, used]
             layer.values[target, :, used] = layer.values[source, :, used]
-        self._wipe(target)
         self._show(target)
 
     def settle(self, slots: Sequence[int]) -> None:
@@ -189,11 +189,11 @@ class RowCache(Cache):
             layer.keys = layer.values = None
 
     def _wipe(self, slot: int) -> None:
-        """Forget what another row left before and behind this one."""
+        """Forget what another row left."""
         for layer in self._parts:
-            for states in (layer.keys, layer.values):
-                states[slot, :, : self._starts[slot]] = 0
-                states[slot, :, self.end :] = 0
+            if layer.is_initialized:
+                layer.keys[slot].zero_()
+                layer.values[slot].zero_()
 
     def _show(self, slot: int) -> None:
         start = self._starts[slot]

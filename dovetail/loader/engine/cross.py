@@ -18,6 +18,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from dovetail.loader.engine.cache import States
 
+_STEP = 32
+"""Columns are made by so many, because to make them anew costs as much as some steps."""
+
 
 class _Layer(CacheLayerMixin):
     """Keys and values of what the encoder made, for one layer; ``keys`` is what is looked at."""
@@ -73,10 +76,9 @@ class CrossCache(Cache):
         if states.length > self._columns:
             self._grow(states)
         for layer, keys, values in zip(self._parts, states.keys, states.values, strict=True):
-            layer.all_keys[slot, :, : states.length] = keys
-            layer.all_values[slot, :, : states.length] = values
-            layer.all_keys[slot, :, states.length :] = 0
-            layer.all_values[slot, :, states.length :] = 0
+            for room, given in ((layer.all_keys[slot], keys), (layer.all_values[slot], values)):
+                room.zero_()
+                room[:, : states.length] = given
 
     def move(self, source: int, target: int) -> None:
         """Copy a row to another slot."""
@@ -107,7 +109,7 @@ class CrossCache(Cache):
         return BaseModelOutput(last_hidden_state=one.expand(rows, self._hidden.shape[-1], 1))
 
     def _grow(self, states: States) -> None:
-        columns = states.length
+        columns = -(-states.length // _STEP) * _STEP
         for layer, keys, values in zip(self._parts, states.keys, states.values, strict=True):
             for name, new in (("all_keys", keys), ("all_values", values)):
                 room = new.new_zeros(self._slots, new.shape[0], columns, new.shape[2])

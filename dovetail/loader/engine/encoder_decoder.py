@@ -77,8 +77,9 @@ class EncoderDecoder:
             Logits of the first new token, ``[tasks, vocabulary]``.
         """
         logits: list[Any] = [None] * len(tasks)
+        # The widest first, so that there is room for all others.
         order = sorted(
-            range(len(tasks)), key=lambda number: (_before(tasks[number]), _width(tasks[number]))
+            range(len(tasks)), key=lambda number: (_before(tasks[number]), -_width(tasks[number]))
         )
         for part in self._parts(order, tasks):
             rows = [tasks[number] for number in part]
@@ -124,9 +125,9 @@ class EncoderDecoder:
     def _parts(self, order: Sequence[int], tasks: Sequence[Task]) -> Iterator[list[int]]:
         part: list[int] = []
         for number in order:
-            task = tasks[number]
-            full = (len(part) + 1) * _width(task) > self._budget
-            if part and (full or _before(task) != _before(tasks[part[0]])):
+            first = tasks[part[0] if part else number]
+            full = (len(part) + 1) * _width(first) > self._budget
+            if part and (full or _before(tasks[number]) != _before(first)):
                 yield part
                 part = []
             part.append(number)

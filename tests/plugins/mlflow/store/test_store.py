@@ -1,8 +1,10 @@
 """Dovetail as MLflow's model registry: adapters, and whatever else a team has."""
 
 import hashlib
+import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
@@ -363,6 +365,39 @@ def test_who_has_only_adapters_never_gets_tables_of_mlflow(
     assert list(store.list_webhooks()) == []
     store.close()
     assert not (place.root / "registry.mlflow.db").exists()
+
+
+@ON_SQLITE
+def test_other_models_are_read_where_nothing_may_be_written(place, children):
+    """Who only reads must not need to write beside the file."""
+    folder = Path(tempfile.mkdtemp(prefix="dovetail-public-"))
+    uri = f"dovetail+sqlite:///{folder}/registry.db?objects_url={folder.as_uri()}/objects"
+    place.open().close()
+    shutil.copy(place.database, folder / "registry.db")
+
+    store = DovetailStore(uri)
+    store.create_registered_model("classifier")
+    store.create_model_version("classifier", "gone/0")
+    store.close()
+
+    def use():
+        children.become_nobody()
+        store = DovetailStore(uri)
+        refused = None
+        try:
+            store.create_registered_model("another")
+        except MlflowException as error:
+            refused = error.error_code
+        return [[one.name for one in store.search_model_versions()], refused]
+
+    try:
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        found = children.run(use)
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+    assert found.result == [["classifier"], "TEMPORARILY_UNAVAILABLE"]
 
 
 def test_clients_at_once_get_all_numbers(ours, payloads):
