@@ -6,8 +6,10 @@ away by itself has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
@@ -27,6 +29,8 @@ from dovetail.errors import (
     NotFoundError,
     StorageError,
 )
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _CODES: tuple[tuple[type[DovetailError], int], ...] = (
     (AliasNotFound, INVALID_PARAMETER_VALUE),  # as in MLflow's own store
@@ -67,3 +71,14 @@ def speaking_mlflow(advice: str = "") -> Iterator[None]:
         yield
     except DovetailError as error:
         raise as_mlflow(error, advice) from error
+
+
+def answers_mlflow(method: F) -> F:
+    """Make a method raise MLflow's errors where it would raise Dovetail's."""
+
+    @wraps(method)
+    def answering(*arguments: Any, **options: Any) -> Any:
+        with speaking_mlflow():
+            return method(*arguments, **options)
+
+    return answering  # type: ignore[return-value]  # wraps keeps the signature

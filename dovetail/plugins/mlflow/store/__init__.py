@@ -26,12 +26,12 @@ from mlflow.store.model_registry import (
 from mlflow.store.model_registry.abstract_store import AbstractStore
 from mlflow.utils.validation import _validate_model_name
 
+from dovetail.plugins.mlflow.problems import answers_mlflow, missing, speaking_mlflow
 from dovetail.plugins.mlflow.store.adapters import Adapters
 from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.creating import Creating
 from dovetail.plugins.mlflow.store.entities import download_uri
 from dovetail.plugins.mlflow.store.others import Others
-from dovetail.plugins.mlflow.store.problems import answers_mlflow, missing, speaking_mlflow
 from dovetail.plugins.mlflow.store.searching import Search
 from dovetail.plugins.mlflow.store.webhooks import Webhooks
 

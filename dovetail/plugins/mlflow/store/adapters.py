@@ -27,6 +27,7 @@ from mlflow.utils.validation import (
 )
 
 from dovetail.errors import AliasNotFound, ConflictError, InvalidReference
+from dovetail.plugins.mlflow.problems import missing, refusal
 from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.entities import (
     check_free,
@@ -34,7 +35,6 @@ from dovetail.plugins.mlflow.store.entities import (
     model_version,
     registered_model,
 )
-from dovetail.plugins.mlflow.store.problems import missing, refusal
 from dovetail.registry import catalogue
 from dovetail.registry.catalogue import ListedVersion
 from dovetail.registry.reference import LATEST, Reference

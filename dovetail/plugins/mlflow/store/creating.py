@@ -15,10 +15,10 @@ from mlflow.prompt.registry_utils import has_prompt_tag
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.validation import _validate_model_name, _validate_model_version_tag
 
+from dovetail.plugins.mlflow.problems import refusal
 from dovetail.plugins.mlflow.store.adapters import Adapters
 from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.others import Others
-from dovetail.plugins.mlflow.store.problems import refusal
 from dovetail.plugins.mlflow.store.registering import Request, reference_in, register
 from dovetail.registry import catalogue
 

@@ -38,7 +38,7 @@ from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 from dovetail.plugins.mlflow.lineage import OF_RUN_TAGS
-from dovetail.plugins.mlflow.store.problems import refusal
+from dovetail.plugins.mlflow.problems import refusal
 from dovetail.registry.catalogue import ListedAdapter, ListedScore, ListedVersion
 
 MIRRORED = "dovetail."

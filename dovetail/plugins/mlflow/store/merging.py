@@ -16,8 +16,8 @@ from typing import Any
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.search_utils import SearchUtils
 
+from dovetail.plugins.mlflow.problems import refusal
 from dovetail.plugins.mlflow.store.ordering import Order
-from dovetail.plugins.mlflow.store.problems import refusal
 
 _MOST = 2**62
 

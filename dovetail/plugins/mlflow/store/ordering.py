@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow.utils.search_utils import SearchModelVersionUtils, SearchUtils
 
-from dovetail.plugins.mlflow.store.problems import refusal
+from dovetail.plugins.mlflow.problems import refusal
 from dovetail.registry.catalogue import terms_of_adapters
 from dovetail.registry.ordering import Term, terms_of
 

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 
 from dovetail.errors import InvalidInput
-from dovetail.plugins.mlflow.store.problems import missing
+from dovetail.plugins.mlflow.problems import missing
 from dovetail.registry.database import Database
 from dovetail.registry.locking import lock_schema
 

@@ -12,13 +12,13 @@ from mlflow.store.model_registry import (
 )
 from sqlalchemy import Connection
 
+from dovetail.plugins.mlflow.problems import refusal
 from dovetail.plugins.mlflow.store.adapters import Adapters
 from dovetail.plugins.mlflow.store.entities import model_version, registered_model
 from dovetail.plugins.mlflow.store.filters import Query, read_models_filter, read_versions_filter
 from dovetail.plugins.mlflow.store.merging import Part, Place, merge
 from dovetail.plugins.mlflow.store.ordering import Order, order_of_models, order_of_versions
 from dovetail.plugins.mlflow.store.others import Others
-from dovetail.plugins.mlflow.store.problems import refusal
 from dovetail.registry.catalogue import is_adapter, list_adapters, list_versions_by_id
 from dovetail.registry.database import Database
 from dovetail.registry.search import find_ids, find_place

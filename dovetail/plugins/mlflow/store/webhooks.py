@@ -5,8 +5,8 @@ from __future__ import annotations
 from mlflow.entities.webhook import Webhook, WebhookEvent, WebhookStatus
 from mlflow.store.entities.paged_list import PagedList
 
+from dovetail.plugins.mlflow.problems import answers_mlflow
 from dovetail.plugins.mlflow.store.others import Others
-from dovetail.plugins.mlflow.store.problems import answers_mlflow
 
 
 class Webhooks:

@@ -22,9 +22,9 @@ from dovetail.errors import (
     InvalidPayload,
     StorageError,
 )
+from dovetail.plugins.mlflow.problems import as_mlflow
 from dovetail.plugins.mlflow.store import DovetailStore
 from dovetail.plugins.mlflow.store.connecting import settings_of
-from dovetail.plugins.mlflow.store.problems import as_mlflow
 from dovetail.registry.examples import ExampleScores, format_examples
 from dovetail.registry.records import Score
 
