@@ -19,9 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring import Times
-from benchmarks.report import Report, Row
+from benchmarks.report import Report, Row, write_section
 
-_BEGIN, _END = "<!-- engine: begin -->", "<!-- engine: end -->"
 _PEER = "compared with"
 _GIGA = 1e9
 
@@ -118,14 +117,7 @@ def write_results(file: Path, runs: Sequence[Mapping[str, Any]]) -> None:
 
     What else the file says stays. Of a cell that several runs have, the last one counts.
     """
-    section = "\n".join([_BEGIN, "", *_markdown(_merged(runs)), _END])
-    before = file.read_text(encoding="utf-8") if file.is_file() else "# Results\n"
-    if _BEGIN in before and _END in before:
-        head, _, rest = before.partition(_BEGIN)
-        text = head + section + rest.partition(_END)[2]
-    else:
-        text = f"{before.rstrip()}\n\n{section}\n"
-    file.write_text(text, encoding="utf-8")
+    write_section(file, "engine", _markdown(_merged(runs)))
 
 
 def _merged(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

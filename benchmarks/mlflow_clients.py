@@ -109,7 +109,7 @@ def directly(both: Filled, adapters: int) -> Iterator[tuple[Side, Side]]:
 
     runs = f"sqlite:///{both.place / 'runs.db'}"
     made = [_directory_of(both.place / side, adapters) for side in ("a", "b")]
-    yield tuple(  # type: ignore[misc]  # of two
+    yield tuple(  # type: ignore[misc]  # a generator of two, which mypy cannot count
         Side(
             client=MlflowClient(tracking_uri=runs, registry_uri=uri),
             run_id=None,
@@ -129,7 +129,7 @@ def over_http(both: Filled, adapters: int) -> Iterator[tuple[Side, Side]]:
         MlflowServer(both.ours, environment=both.environment) as ours,
         MlflowServer(both.theirs) as theirs,
     ):
-        yield tuple(  # type: ignore[misc]  # of two
+        yield tuple(  # type: ignore[misc]  # a generator of two, which mypy cannot count
             _logged(server.client(), both.place / name, adapters)
             for server, name in ((ours, "c"), (theirs, "d"))
         )

@@ -7,21 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import Times
-from benchmarks.report import Report, Row
-
-_BEGIN, _END = "<!-- mlflow: begin -->", "<!-- mlflow: end -->"
+from benchmarks.report import Report, Row, write_section
 
 
 def write_results(file: Path, report: Report, details: Mapping[str, Any]) -> None:
     """Write the section of a Markdown file anew; what else the file says stays."""
-    section = "\n".join([_BEGIN, "", *_markdown(report, details), _END])
-    before = file.read_text(encoding="utf-8") if file.is_file() else "# Results\n"
-    if _BEGIN in before and _END in before:
-        head, _, rest = before.partition(_BEGIN)
-        text = head + section + rest.partition(_END)[2]
-    else:
-        text = f"{before.rstrip()}\n\n{section}\n"
-    file.write_text(text, encoding="utf-8")
+    write_section(file, "mlflow", _markdown(report, details))
 
 
 def _markdown(report: Report, details: Mapping[str, Any]) -> Iterator[str]:

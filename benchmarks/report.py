@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -146,3 +147,16 @@ def _cells(times: Times) -> tuple[str, str]:
 def _number(value: float) -> str:
     """Write three digits, and no powers of ten."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def write_section(file: Path, name: str, lines: Iterable[str]) -> None:
+    """Write the section of a Markdown file with this name anew; what else the file says stays."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    section = "\n".join([begin, "", *lines, end])
+    before = file.read_text(encoding="utf-8") if file.is_file() else "# Results\n"
+    if begin in before and end in before:
+        head, _, rest = before.partition(begin)
+        text = head + section + rest.partition(end)[2]
+    else:
+        text = f"{before.rstrip()}\n\n{section}\n"
+    file.write_text(text, encoding="utf-8")

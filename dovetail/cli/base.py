@@ -9,6 +9,7 @@ import click
 from dovetail.cli.connection import Connection, pass_connection
 from dovetail.cli.options import help_end, json_option
 from dovetail.cli.output import byte_progress, moment, print_fields, print_json, print_table, short
+from dovetail.registry.directories import is_directory
 
 if TYPE_CHECKING:
     from dovetail.registry.store import Registry
@@ -19,12 +20,9 @@ def base_directory(registry: Registry, wanted: str) -> str:
 
     A name that is neither is looked up in the local hub cache, without the network.
     """
-    import os
-
     from dovetail.errors import BaseModelNotFound
 
-    # Path.is_dir raises for a name that is too long; this one only says no.
-    if os.path.isdir(wanted):  # noqa: PTH112 (as said above)
+    if is_directory(wanted):
         return wanted
     try:
         return registry.base_model(wanted).fingerprint

@@ -170,7 +170,7 @@ class Walk:
         )
         tell.say(str(refusal), style="yellow")
         outcomes = {best.label: "production", weak.label: "refused"}
-        assert promotion.number is not None  # noqa: S101 (only an alias that was dropped has none)
+        assert promotion.number is not None  # noqa: S101 (for mypy: only dropping an alias leaves no number)
         return promotion.number, tuple(
             replace(line, outcome=outcomes.get(line.label, "")) for line in lines
         )

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from dovetail.errors import BaseModelNotFound, MissingDependency
+from dovetail.registry.directories import is_directory
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -25,7 +26,7 @@ def locate_base(
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
     # The methods of Path raise for a name that is too long; these only say no.
-    if name and os.path.isdir(path):  # noqa: PTH112 (as said above)
+    if name and is_directory(path):
         return path.resolve()
     if name and os.path.exists(path):  # noqa: PTH110 (likewise)
         raise BaseModelNotFound(

@@ -16,6 +16,7 @@ from peft import PeftModel
 
 from dovetail.errors import InvalidInput
 from dovetail.registry.checks import check_scores
+from dovetail.registry.peftconfig import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
@@ -37,17 +38,6 @@ _ARGUMENTS = (
     "gradient_accumulation_steps",
     "world_size",
     "seed",
-)
-_ADAPTER = (
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "use_rslora",
-    "use_dora",
-    "num_virtual_tokens",
-    "prompt_tuning_init",
-    "prompt_tuning_init_text",
 )
 _LIBRARIES = ("peft", "torch", "transformers")
 _NO_SCORES = frozenset(
@@ -105,7 +95,7 @@ def hyperparameters_of(args: TrainingArguments, state: TrainerState, config: Any
     found["epochs"] = _plain(state.epoch)
     if _best_step(args, state) is not None:
         found["best_step"] = _best_step(args, state)
-    for name in _ADAPTER:
+    for name in HYPERPARAMETERS:
         value = _plain(getattr(config, name, None))
         if value is not None and value is not False:
             found[name] = value

@@ -15,6 +15,19 @@ from dovetail.registry.jsontext import holds_nul, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 
+HYPERPARAMETERS = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "use_rslora",
+    "use_dora",
+    "num_virtual_tokens",
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+)
+"""Keys that are told as an adapter's hyperparameters, where they are set."""
+
 PEFT_TYPES = frozenset({
     "ADALORA", "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "BONE", "C3A", "CARTRIDGE", "CPT",
     "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY",

@@ -19,6 +19,7 @@ from dovetail.registry.checks import check_text
 from dovetail.registry.compatibility import check_against_base
 from dovetail.registry.context import Context
 from dovetail.registry.digests import digest_bytes, require_digest
+from dovetail.registry.directories import is_directory
 from dovetail.registry.fingerprint import BaseCheckpoint, parse_manifest, read_base
 from dovetail.registry.inserting import (
     find_identical,
@@ -181,7 +182,7 @@ def _find_or_read_base(
     context: Context, base: str | os.PathLike[str], progress: Progress | None
 ) -> BaseCheckpoint:
     """Take the base model from a directory, or from what the registry knows of it."""
-    if isinstance(base, os.PathLike) or os.path.isdir(base):  # noqa: PTH112 (never raises)
+    if isinstance(base, os.PathLike) or is_directory(base):
         return _storable(read_base(base, cache_dir=context.cache_dir, progress=progress))
     try:
         with context.database.reading() as connection:

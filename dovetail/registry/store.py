@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 
 from dovetail.registry import deletion, editing, evaluations, promotion, publishing
 from dovetail.registry.cache import PayloadCache
-from dovetail.registry.checks import check_text
 from dovetail.registry.collection import DEFAULT_GRACE, Collection, collect_garbage
 from dovetail.registry.comparison import Comparison, compare_versions
 from dovetail.registry.context import Context
@@ -30,6 +29,7 @@ from dovetail.registry.listing import list_versions, load_adapters
 from dovetail.registry.manifest import Manifest
 from dovetail.registry.metadata import Metadata
 from dovetail.registry.objects import ObjectStore, open_object_store
+from dovetail.registry.opening import open_backends
 from dovetail.registry.progress import Progress
 from dovetail.registry.promotion import Promotion
 from dovetail.registry.publishing import Registration
@@ -113,18 +113,7 @@ class Registry:
         settings = Settings.from_env(
             database_url=database_url, objects_url=objects_url, cache_dir=cache_dir, actor=actor
         )
-        check_text(settings.actor, what="the actor's name")
-        objects = open_object_store(settings.objects_url)
-        database = Database(
-            settings.database_url,
-            pool_size=settings.database_pool_size,
-            timeout_s=settings.database_timeout_s,
-        )
-        try:
-            database.prepare()
-        except BaseException:
-            database.close()
-            raise
+        database, objects = open_backends(settings)
         return cls(database, objects, settings)
 
     def close(self) -> None:

@@ -27,11 +27,11 @@ def upgrade() -> None:
     op.execute("UPDATE versions SET updated_at = created_at")
     op.execute("UPDATE adapters SET updated_at = created_at")
     for moved in ("created_at", "deleted_at"):
-        latest = f"(SELECT max({moved}) FROM versions WHERE adapter_id = adapters.id)"  # noqa: S608 (two words of our own)
-        op.execute(f"UPDATE adapters SET updated_at = {latest} WHERE updated_at < {latest}")  # noqa: S608 (as above)
+        latest = f"(SELECT max({moved}) FROM versions WHERE adapter_id = adapters.id)"  # noqa: S608 (moved is one of two words of our own)
+        op.execute(f"UPDATE adapters SET updated_at = {latest} WHERE updated_at < {latest}")  # noqa: S608 (our own words alone)
     # Before this revision nothing was hidden with its adapter, but it may have been gone back from.
     alive = "(SELECT adapter_id FROM versions WHERE deleted_at IS NULL)"
-    op.execute(f"UPDATE adapters SET deleted_at = NULL WHERE id IN {alive}")  # noqa: S608 (as above)
+    op.execute(f"UPDATE adapters SET deleted_at = NULL WHERE id IN {alive}")  # noqa: S608 (our own words alone)
     op.create_index(op.f("ix_versions_updated_at"), "versions", ["updated_at"])
 
 

@@ -46,7 +46,7 @@ def split_uri(uri: str) -> tuple[Reference, str]:
     return reference, "/".join(parts[count:])
 
 
-class DovetailArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # mlflow has no types
+class DovetailArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # mlflow has no types, so its class is Any
     """The models that registered versions are, for reading; chosen by MLflow for ``dovetail:``.
 
     MLflow splits a URI where it likes, into the one of a repository and a path in it:

@@ -12,22 +12,12 @@ from dovetail.registry.basedocument import write_base_document
 from dovetail.registry.digests import digest_bytes
 from dovetail.registry.fingerprint import CONFIG_FILE, BaseCheckpoint
 from dovetail.registry.jsontext import parse_json
+from dovetail.registry.peftconfig import HYPERPARAMETERS
 from dovetail.registry.records import BaseModel
 
 _MOST_BYTES = 2**20
 _CLASSIFIES = "SEQ_CLS"
 _LABELS = "id2label"
-_SETTINGS = (
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "use_rslora",
-    "use_dora",
-    "num_virtual_tokens",
-    "prompt_tuning_init",
-    "prompt_tuning_init_text",
-)
 
 
 def describe_base(base: BaseCheckpoint, *, location: str | None) -> dict[str, Any]:
@@ -61,7 +51,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         >>> settings_of({"r": 16, "use_dora": False, "revision": None})
         {'r': 16}
     """
-    found = {name: config.get(name) for name in _SETTINGS}
+    found = {name: config.get(name) for name in HYPERPARAMETERS}
     return {
         name: value for name, value in found.items() if value is not None and value is not False
     }

@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dovetail.errors import BaseModelNotFound, DovetailError
 from dovetail.loader.locate import locate_base
+from dovetail.registry.directories import is_directory
 from dovetail.registry.store import Registry
 from dovetail.settings import Settings
 
@@ -50,7 +51,7 @@ def find_saved_base(saved: SavedAdapter, options: LoadOptions) -> Path:
     """
     if options.base_model is not None:
         return find_base(options.base_model, revision=options.base_revision)
-    if saved.base_location is not None and os.path.isdir(saved.base_location):  # noqa: PTH112 (Path.is_dir raises for names that are too long)
+    if saved.base_location is not None and is_directory(saved.base_location):
         return Path(saved.base_location)
     name, fingerprint = saved.base_name, saved.base_fingerprint
     try:
@@ -80,4 +81,4 @@ def _registered_place(wanted: str) -> Path | None:
             location = registry.base_model(wanted).location
     except (DovetailError, ArgumentError):
         return None
-    return Path(location) if location is not None and os.path.isdir(location) else None  # noqa: PTH112 (as above)
+    return Path(location) if location is not None and is_directory(location) else None

@@ -81,4 +81,4 @@ def answers_mlflow(method: F) -> F:
         with speaking_mlflow():
             return method(*arguments, **options)
 
-    return answering  # type: ignore[return-value]  # wraps keeps the signature
+    return answering  # type: ignore[return-value]  # mypy does not see that wraps keeps it

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from dovetail.errors import InvalidInput, InvalidPayload
+from dovetail.registry.directories import is_directory
 from dovetail.registry.jsontext import parse_json
 from dovetail.registry.payload import check_file_path
 from dovetail.registry.peftconfig import CONFIG_FILE
@@ -33,7 +34,7 @@ BASE_FILE = "base_model.json"
 _MOST_BYTES = 2**30
 _MOST_CONFIG_BYTES = 2**20
 _MOST_CHILDREN = 1000
-# The one in C takes a tenth of the time, where PyYAML was built with it.
+# Both are safe loaders; the one in C takes a tenth of the time, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -124,7 +125,7 @@ def parse_flavors(text: bytes, *, what: str) -> Mapping[str, Any]:
         InvalidInput: It is not what MLflow writes.
     """
     try:
-        value = yaml.load(text, _LOADER)  # noqa: S506 - a safe one, both times
+        value = yaml.load(text, _LOADER)  # noqa: S506 (the rule does not see that _LOADER is a safe one)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{what} is no MLmodel file: {error}", path=what) from error
     flavors = value.get("flavors") if isinstance(value, dict) else None
@@ -238,7 +239,7 @@ def _inside(root: Path, path: Any) -> Path:
 
 
 def _directory(name: str | None) -> str | None:
-    return name if name is not None and os.path.isdir(name) else None  # noqa: PTH112 (Path.is_dir raises for names that are too long)
+    return name if name is not None and is_directory(name) else None
 
 
 def _text(table: Mapping[str, Any], key: str) -> str | None:

@@ -46,7 +46,7 @@ def save_model(
     extra_pip_requirements: Requirements = None,
     metadata: dict[str, Any] | None = None,
     model_config: dict[str, Any] | str | None = None,
-    validate_serving_input: bool = True,  # noqa: ARG001 - `Model.log` hands on what it was given
+    validate_serving_input: bool = True,  # noqa: ARG001 (`Model.log` hands on what it was given)
 ) -> None:
     """Save an adapter as an MLflow model on the local file system; the base is never copied.
 

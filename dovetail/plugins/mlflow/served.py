@@ -93,7 +93,7 @@ class ServedModel:
         file = self._files[path]
         try:
             self._fetch(file, place)
-        except BaseException:
+        except BaseException:  # an interrupt, too, leaves no half a file
             place.unlink(missing_ok=True)
             raise
 

@@ -19,6 +19,7 @@ from dovetail.plugins.mlflow.finding import find_base
 from dovetail.plugins.mlflow.saved import SavedAdapter, read_saved
 from dovetail.registry.basedocument import read_base_document
 from dovetail.registry.compatibility import check_against_base
+from dovetail.registry.directories import is_directory
 from dovetail.registry.fingerprint import BaseCheckpoint, read_base
 from dovetail.registry.live import check_live_model
 from dovetail.registry.metadata import Metadata
@@ -90,7 +91,7 @@ def open_source(adapter: Any, wanted: Wanted) -> Iterator[Source]:
             "save_pretrained wrote, or a reference such as name@production"
         )
     place = str(adapter)
-    if os.path.isdir(place):  # noqa: PTH112 (Path.is_dir raises for names that are too long)
+    if is_directory(place):
         yield _from_directory(Path(place), wanted)
         return
     reference = _as_reference(place, wanted)
@@ -203,7 +204,7 @@ def _read_base(wanted: Wanted, *, name: str | None, revision: str | None) -> Bas
         )
     revision = wanted.base_revision or revision
     directory = find_base(given, revision=revision)
-    hub = not os.path.isdir(given)  # noqa: PTH112 (as above)
+    hub = not is_directory(given)
     return read_base(
         directory,
         revision=None if hub else wanted.base_revision,  # a snapshot's path has its commit

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dovetail.errors import BaseModelNotFound, IncompatibleBaseModel
 from dovetail.loader.locate import locate_base
+from dovetail.registry.directories import is_directory
 
 if TYPE_CHECKING:
     from dovetail.plugins.mlflow.saved import SavedAdapter
@@ -74,7 +75,7 @@ def _look_up(
 ) -> str:
     """Find a base model by directory, by what the registry calls it, or in the hub cache."""
     place = os.fspath(base)
-    if not os.path.isdir(place):  # noqa: PTH112 (Path.is_dir raises for names that are too long)
+    if not is_directory(place):
         try:
             return registry.base_model(place).fingerprint
         except BaseModelNotFound:

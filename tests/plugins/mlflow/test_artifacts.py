@@ -1,10 +1,10 @@
 """``dovetail://`` URIs: a whole MLflow model, made on the fly, in every split of the URI."""
 
-import importlib.util
 import os
 import tempfile
 from pathlib import Path
 
+import flavor_models as models
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
@@ -16,16 +16,6 @@ from dovetail.plugins.mlflow.artifacts import DovetailArtifactRepository
 from dovetail.plugins.mlflow.saved import read_saved
 from dovetail.registry.store import Registry
 
-
-def _load_beside(name):
-    file = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"dovetail_tests_{name}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _load_beside("flavor_models")
 bases, adapters, moved, one_thread = models.bases, models.adapters, models.moved, models.one_thread
 TEXTS, NEW = list(models.TEXTS), models.NEW
 pytestmark = models.IGNORED

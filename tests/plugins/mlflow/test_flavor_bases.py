@@ -1,7 +1,6 @@
 """One frozen base per process: shared, checked against its fingerprint, found where it moved to."""
 
 import gc
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import flavor_models as models
 import huggingface_hub.constants
 import mlflow
 import pytest
@@ -20,16 +20,6 @@ from dovetail.plugins.mlflow.saved import read_saved
 from dovetail.registry.fingerprint import read_base
 from dovetail.registry.store import Registry
 
-
-def _load_beside(name):
-    file = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"dovetail_tests_{name}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _load_beside("flavor_models")
 bases, adapters, moved, one_thread = models.bases, models.adapters, models.moved, models.one_thread
 TEXTS, NEW = list(models.TEXTS), models.NEW
 pytestmark = models.IGNORED

@@ -1,8 +1,6 @@
 """What a loaded model takes and answers: shapes of input, the adapter column, params, bad rows."""
 
-import importlib.util
-from pathlib import Path
-
+import flavor_models as models
 import mlflow
 import numpy as np
 import pandas as pd
@@ -16,16 +14,6 @@ from dovetail.errors import InvalidInput
 from dovetail.loader import Row, open_base
 from dovetail.registry.store import Registry
 
-
-def _load_beside(name):
-    file = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"dovetail_tests_{name}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _load_beside("flavor_models")
 bases, adapters, moved, one_thread = models.bases, models.adapters, models.moved, models.one_thread
 TEXTS, NEW = list(models.TEXTS), models.NEW
 PARAMS = {"max_new_tokens": NEW}

@@ -1,7 +1,6 @@
 """The flavor in MLflow's own hands: served over HTTP, predicted with, evaluated."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import flavor_models as models
 import mlflow
 import pandas as pd
 import pytest
@@ -19,16 +19,6 @@ import requests
 import dovetail.plugins.mlflow as flavor
 from dovetail.registry.store import Registry
 
-
-def _load_beside(name):
-    file = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"dovetail_tests_{name}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _load_beside("flavor_models")
 bases, adapters, moved, one_thread = models.bases, models.adapters, models.moved, models.one_thread
 TEXTS, NEW = list(models.TEXTS), models.NEW
 pytestmark = models.IGNORED

@@ -2,7 +2,6 @@
 
 import base64
 import http.client
-import importlib.util
 import json
 import tempfile
 import threading
@@ -11,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import flavor_models as models
 import mlflow
 import pytest
 import yaml
@@ -22,16 +22,6 @@ from dovetail.plugins.mlflow.saved import read_saved
 from dovetail.plugins.mlflow.whereabouts import find_registry
 from dovetail.registry.store import Registry
 
-
-def _load_beside(name):
-    file = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"dovetail_tests_{name}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _load_beside("flavor_models")
 bases, adapters, one_thread = models.bases, models.adapters, models.one_thread
 TEXTS, NEW = list(models.TEXTS), models.NEW
 pytestmark = [*models.IGNORED, pytest.mark.heavy, pytest.mark.xdist_group("mlflow-served")]

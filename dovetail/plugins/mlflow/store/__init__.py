@@ -38,7 +38,7 @@ from dovetail.plugins.mlflow.store.webhooks import Webhooks
 __all__ = ["DovetailStore"]
 
 
-class DovetailStore(Webhooks, AbstractStore):  # type: ignore[misc]  # mlflow is not typed for mypy here
+class DovetailStore(Webhooks, AbstractStore):  # type: ignore[misc]  # mlflow has no types, so its class is Any
     """MLflow's model registry, kept by Dovetail.
 
     Args:

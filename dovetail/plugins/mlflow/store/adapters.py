@@ -88,7 +88,7 @@ class Adapters:
         self,
         name: str,
         description: str | None,
-        deployment_job_id: str | None = None,  # noqa: ARG002 (Databricks' own)
+        deployment_job_id: str | None = None,  # noqa: ARG002 (MLflow passes it; for Databricks' own store)
     ) -> RegisteredModel:
         """Change an adapter's description."""
         self._registry.edit_adapter(name, description=description or "")
@@ -163,7 +163,7 @@ class Adapters:
         name: str,
         version: str | int,
         stage: str,
-        archive_existing_versions: bool,  # noqa: ARG002 (the signature is MLflow's)
+        archive_existing_versions: bool,  # noqa: ARG002 (MLflow passes it; it is refused anyway)
     ) -> ModelVersion:
         """Refuse: MLflow gave stages up, and adapters never had them."""
         raise refusal(

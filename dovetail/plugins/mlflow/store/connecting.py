@@ -19,9 +19,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dovetail.errors import InvalidInput
-from dovetail.registry.checks import check_text
 from dovetail.registry.database import Database
-from dovetail.registry.objects import open_object_store
+from dovetail.registry.opening import open_backends
 from dovetail.registry.store import Registry
 from dovetail.settings import Settings
 
@@ -46,18 +45,7 @@ class Connection:
             StorageError: The database cannot be opened, or has another schema.
         """
         settings = settings_of(store_uri)
-        check_text(settings.actor, what="the actor's name")
-        objects = open_object_store(settings.objects_url)
-        database = Database(
-            settings.database_url,
-            pool_size=settings.database_pool_size,
-            timeout_s=settings.database_timeout_s,
-        )
-        try:
-            database.prepare()
-        except BaseException:
-            database.close()
-            raise
+        database, objects = open_backends(settings)
         return cls(registry=Registry(database, objects, settings), database=database)
 
 
