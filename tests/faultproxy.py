@@ -6,6 +6,7 @@ with FaultProxy("http://127.0.0.1:9000") as proxy:
 
 import contextlib
 import http.client
+import re
 import socket
 import struct
 import threading
@@ -93,6 +94,7 @@ FAULTS = {
     "already there": ("PUT", "POST"),
     "conflict": ("PUT", "POST"),
     "denied": ALL,
+    "listed twice": ("GET",),
     "upload spoiled": ("PUT",),
 }
 # These answer requests with a condition only.
@@ -138,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
         is_object = not any(value.startswith("application/xml") for _, value in headers)
         if fault == "truncated":
             length, cut = len(body), len(body) // 2
+        if fault == "listed twice":
+            body = re.sub(rb"<Contents>.*?</Contents>", rb"\g<0>\g<0>", body, flags=re.DOTALL)
         if is_object and status in (200, 206):
             if fault == "shorter":
                 body = body[: len(body) // 2]

@@ -211,3 +211,13 @@ def test_an_upload_that_cannot_go_on_is_aborted(direct, proxy, monkeypatch):
         store.put(digest_of(LARGE + b"!"), LARGE + b"!")
     assert list(direct.leftovers()) == []
     assert direct.size(digest_of(LARGE + b"!")) is None
+
+
+def test_a_blob_that_is_listed_twice_is_one_blob(store, direct, proxy):
+    """As rclone lists an object that was written by several clients at once."""
+    fill(direct, "fetch large")
+    direct.put(digest_of(SMALL + b"!"), SMALL + b"!")
+    there = list(direct.blobs())
+    proxy.inject("listed twice", only="GET")
+    assert list(store.blobs()) == there
+    assert len(there) == 2

@@ -111,10 +111,12 @@ class S3ObjectStore:
 
     def blobs(self) -> Iterator[BlobInfo]:
         """See `ObjectStore.blobs`."""
+        last = None  # keys come in order; rclone names one twice that was written twice at once
         with self._s3.errors("list"):
             for page in self._s3.pages("list_objects_v2", Prefix=f"{self.prefix}sha256/"):
                 for item in page.get("Contents", ()):
-                    if named := self._named(item["Key"]):
+                    if (named := self._named(item["Key"])) and named != last:
+                        last = named
                         yield BlobInfo(
                             digest=named, size=item["Size"], modified_at=item["LastModified"]
                         )
