@@ -56,7 +56,8 @@ def choose(logits: torch.Tensor, rows: Sequence[Running | None]) -> list[int]:
         logits: ``[rows, vocabulary]``.
         rows: What is in each row; None gets a token that means nothing.
     """
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    # In half precision `argmax` takes several times as long as all of this.
+    tokens: list[int] = logits.float().argmax(dim=-1).tolist()
     drawn: dict[int, list[int]] = {}
     for at, row in enumerate(rows):
         if row is not None and row.random is not None:

@@ -6,6 +6,7 @@ import logging
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from dovetail.loader.engine.attention import OneQuery
 from dovetail.loader.engine.decoder_only import DecoderOnly
 from dovetail.loader.engine.encoder_decoder import EncoderDecoder
 from dovetail.loader.engine.head import Head
@@ -50,6 +51,7 @@ class Core:
         sites_of(model)
         self.hooks = ModuleHooks(model)
         self.head = Head(model)
+        self._one_query = OneQuery.of(model)
         self.pasts = Pasts(model, hooks=self.hooks, head=self.head)
 
     @cached_property
@@ -74,10 +76,13 @@ class Core:
         modes: tuple[Mode, ...] = (
             ("padded",) if self.model.config.is_encoder_decoder else ("packed", "padded")
         )
+        given = self._one_query
         for mode in modes:
-            problem = behaves(self.model, self._runner(mode, _PROBE_TOKENS))
-            if problem is None:
-                return mode
+            # Some models do one thing or another by the name of their attention.
+            for self._one_query in (given, OneQuery()) if given else (given,):
+                problem = behaves(self.model, self._runner(mode, _PROBE_TOKENS))
+                if problem is None:
+                    return mode
             logger.info("%s: rows cannot enter %s: %s", type(self.model).__name__, mode, problem)
         logger.warning(
             "%s does not take rows in and out of a running batch; its batches stay together",
@@ -97,11 +102,17 @@ class Core:
 
     def _runner(self, mode: Mode, prefill_tokens: int) -> Runner:
         if self.model.config.is_encoder_decoder:
-            return EncoderDecoder(self.model, hooks=self.hooks, encoder_tokens=prefill_tokens)
+            return EncoderDecoder(
+                self.model,
+                hooks=self.hooks,
+                one_query=self._one_query,
+                encoder_tokens=prefill_tokens,
+            )
         return DecoderOnly(
             self.model,
             hooks=self.hooks,
             head=self.head,
+            one_query=self._one_query,
             pasts=self.pasts,
             prefill_tokens=prefill_tokens,
             packed=mode == "packed",

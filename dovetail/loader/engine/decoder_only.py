@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from dovetail.loader.engine.attention import OneQuery
 from dovetail.loader.engine.cache import SLACK, RowCache, States
 from dovetail.loader.engine.head import Head
 from dovetail.loader.engine.masks import Masks
@@ -26,6 +27,7 @@ class DecoderOnly:
         model: The frozen model.
         hooks: Apply the rows' LoRA and IA3 adapters.
         head: The hook before the output embedding.
+        one_query: The attention of a step.
         pasts: What soft prompts leave in the cache.
         prefill_tokens: Tokens in one pass of entering rows, at most.
         packed: Rows enter packed, without padding; needs a model that takes any mask.
@@ -37,6 +39,7 @@ class DecoderOnly:
         *,
         hooks: ModuleHooks,
         head: Head,
+        one_query: OneQuery,
         pasts: Pasts,
         prefill_tokens: int,
         packed: bool,
@@ -48,6 +51,7 @@ class DecoderOnly:
         self._layers = config.num_hidden_layers
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._masks = Masks(config)
+        self._one_query = one_query
         self._mixed = Mix([])
         self._cache = self._make_cache(0)
 
@@ -108,7 +112,7 @@ class DecoderOnly:
             mask = self._masks.of_step(cache.hidden(rows))
         else:
             mask = (cache.hidden(rows)[:, 0, 0] == 0).long()
-        with self._hooks.rows(self._mixed):
+        with self._hooks.rows(self._mixed), self._one_query.attention():
             output = self._forward(
                 {"input_ids": ids}, mask=mask, positions=cache.positions(rows), cache=cache
             )

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
+from dovetail.loader.engine.attention import OneQuery
 from dovetail.loader.engine.cache import SLACK, RowCache, States
 from dovetail.loader.engine.cross import CrossCache
 from dovetail.loader.engine.memory import affordable_slots, release
@@ -25,16 +27,20 @@ class EncoderDecoder:
     Args:
         model: The frozen model.
         hooks: Apply the rows' LoRA and IA3 adapters.
+        one_query: The attention of a step.
         encoder_tokens: Tokens in one pass of the encoder, at most, padding included.
     """
 
-    def __init__(self, model: Any, *, hooks: ModuleHooks, encoder_tokens: int) -> None:
+    def __init__(
+        self, model: Any, *, hooks: ModuleHooks, one_query: OneQuery, encoder_tokens: int
+    ) -> None:
         self._model, self._hooks = model, hooks
         self._budget = encoder_tokens
         config = model.config
         self._layers = getattr(config, "decoder_layers", None) or config.num_decoder_layers
         self._embed = model.get_encoder().get_input_embeddings()
         self._positions = _Positions(model)
+        self._one_query = one_query
         self._mixed = Mix([])
         self._cache, self._cross = self._caches(0)
 
@@ -77,14 +83,10 @@ class EncoderDecoder:
             Logits of the first new token, ``[tasks, vocabulary]``.
         """
         logits: list[Any] = [None] * len(tasks)
-        # The widest first, so that there is room for all others.
-        order = sorted(
-            range(len(tasks)), key=lambda number: (_before(tasks[number]), -_width(tasks[number]))
-        )
-        for part in self._parts(order, tasks):
-            rows = [tasks[number] for number in part]
-            found = self._run_encoder(rows, [slots[number] for number in part])
-            for number, row in zip(part, found, strict=True):
+        for group in _groups(tasks):
+            rows = [tasks[number] for number in group]
+            found = self._begin(rows, self._encode(rows), [slots[number] for number in group])
+            for number, row in zip(group, found, strict=True):
                 logits[number] = row
         return torch.stack(logits)
 
@@ -108,7 +110,11 @@ class EncoderDecoder:
         """
         cache, rows = self._cache, len(tokens)
         ids = torch.tensor(tokens, device=self._model.device)[:, None]
-        with self._hooks.rows(self._mixed), self._positions.given(cache.positions(rows)):
+        with (
+            self._hooks.rows(self._mixed),
+            self._positions.given(cache.positions(rows)),
+            self._one_query.attention(),
+        ):
             output = self._model(
                 encoder_outputs=self._cross.stand_in(rows),
                 attention_mask=self._cross.hidden(rows),
@@ -122,29 +128,49 @@ class EncoderDecoder:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def _parts(self, order: Sequence[int], tasks: Sequence[Task]) -> Iterator[list[int]]:
-        part: list[int] = []
-        for number in order:
-            first = tasks[part[0] if part else number]
-            full = (len(part) + 1) * _width(first) > self._budget
-            if part and (full or _before(tasks[number]) != _before(first)):
+    def _encode(self, tasks: Sequence[Task]) -> torch.Tensor:
+        """Return what the encoder makes of rows, the widest first, ``[rows, columns, size]``."""
+        encoder = self._model.get_encoder()
+        made: list[torch.Tensor] = []
+        for part in self._parts(tasks):
+            inputs, mask = self._encoder_inputs(part)
+            with self._hooks.rows(Mix([task.lane.modules for task in part])):
+                if "input_ids" not in inputs:
+                    inputs = {"inputs_embeds": self._with_prompts(part, inputs["ids"])}
+                output = encoder(**inputs, attention_mask=mask, return_dict=True)
+            made.append(output.last_hidden_state)
+        if len(made) == 1:
+            return made[0]
+        first = made[0]
+        encoded = first.new_zeros(len(tasks), *first.shape[1:])
+        at = 0
+        for states in made:
+            encoded[at : at + len(states), : states.shape[1]] = states
+            at += len(states)
+        return encoded
+
+    def _parts(self, tasks: Sequence[Task]) -> Iterator[list[Task]]:
+        """Yield rows that go through the encoder together; they come with the widest first."""
+        part: list[Task] = []
+        for task in tasks:
+            if part and (len(part) + 1) * _width(part[0]) > self._budget:
                 yield part
                 part = []
-            part.append(number)
+            part.append(task)
         yield part
 
-    def _run_encoder(self, tasks: Sequence[Task], slots: Sequence[int]) -> torch.Tensor:
+    def _begin(
+        self, tasks: Sequence[Task], encoded: torch.Tensor, slots: Sequence[int]
+    ) -> torch.Tensor:
+        """Run the decoder's first token, and put what it leaves into slots; return the logits."""
         device = self._model.device
-        inputs, mask = self._encoder_inputs(tasks)
         starts = [[task.lane.plan.decoder_start] for task in tasks]
         cache = EncoderDecoderCache(self._prefixes(tasks), DynamicCache())
-        with self._hooks.rows(Mix([task.lane.modules for task in tasks])):
-            if "input_ids" not in inputs:
-                inputs = {"inputs_embeds": self._with_prompts(tasks, inputs["ids"])}
-            encoded = self._model.get_encoder()(**inputs, attention_mask=mask, return_dict=True)
+        mix = Mix([task.lane.modules for task in tasks])
+        with self._hooks.rows(mix), self._one_query.attention():
             output = self._model(
-                encoder_outputs=encoded,
-                attention_mask=mask,
+                encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+                attention_mask=_mask(tasks, device),
                 decoder_input_ids=torch.tensor(starts, device=device),
                 past_key_values=cache,
                 use_cache=True,
@@ -176,13 +202,8 @@ class EncoderDecoder:
         longest = max(len(task.ids) for task in tasks)
         padded = [[*task.ids, *[task.ids[-1]] * (longest - len(task.ids))] for task in tasks]
         soft = any(_width(task) > len(task.ids) for task in tasks)
-        widths = torch.tensor([_width(task) for task in tasks], device=device)
-        columns = torch.arange(int(widths.max()), device=device)
         name = "ids" if soft else "input_ids"
-        return (
-            {name: torch.tensor(padded, device=device)},
-            (columns[None] < widths[:, None]).long(),
-        )
+        return {name: torch.tensor(padded, device=device)}, _mask(tasks, device)
 
     def _with_prompts(self, tasks: Sequence[Task], ids: torch.Tensor) -> torch.Tensor:
         """Return embeddings of ``virtual tokens | input | padding``."""
@@ -229,6 +250,24 @@ def _width(task: Task) -> int:
     """Return the tokens that the encoder sees of a row."""
     soft = task.lane.soft
     return len(task.ids) + (len(soft.prompt) if soft and soft.prompt is not None else 0)
+
+
+def _mask(tasks: Sequence[Task], device: torch.device) -> torch.Tensor:
+    """Return 1 where a row has a token, ``[rows, columns]``."""
+    widths = torch.tensor([_width(task) for task in tasks], device=device)
+    columns = torch.arange(int(widths.max()), device=device)
+    return (columns[None] < widths[:, None]).long()
+
+
+def _groups(tasks: Sequence[Task]) -> list[list[int]]:
+    """Return the numbers of rows whose decoders begin in the same column, the widest first.
+
+    With the widest first there is room for all others.
+    """
+    groups: dict[int, list[int]] = {}
+    for number, task in enumerate(tasks):
+        groups.setdefault(_before(task), []).append(number)
+    return [sorted(group, key=lambda number: -_width(tasks[number])) for group in groups.values()]
 
 
 def _before(task: Task) -> int:

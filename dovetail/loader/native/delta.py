@@ -50,13 +50,12 @@ class LinearDelta:
     ) -> None:
         self._rows = sum(count for count, _ in runs)
         self._runs, self._stack, self._seats, self._groups = runs, stack, seats, groups
-        self._seated: dict[int, LowRank] = {}
         down = next(pair.down for _, pair in runs if pair is not None)
         self._dtype = down.dtype
         alone = down.device.type == "cpu" and down.dtype.itemsize >= _FULL
         self._together = 1 if alone else CHUNK_RUNS
         self._chunks: list[tuple[int, Chunk | None]] = []
-        self._factors: dict[int, torch.Tensor] = {}
+        self._downs_t = self._ups = torch.empty(0)  # as of the stack's change ``_seen``
         self._seen = -1
 
     def add(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -93,30 +92,27 @@ class LinearDelta:
                 chunk.add(part, out)
 
     def _add_groups(self, x2: torch.Tensor, out2: torch.Tensor, groups: Groups) -> None:
-        stack, seats = self._stack, groups.seats
-        if not self._seated:
-            self._seated = {
-                seat: pair
-                for seat, (_, pair) in zip(self._seats(), self._runs, strict=True)
-                if seat is not None and pair is not None
-            }
-        if self._seen != stack.changes:
+        if self._seen != self._stack.changes:
             # Another batch may have needed the seats since the last time.
-            stack.seat(self._seated, seats=seats)
-            self._seen = stack.changes
-        factors = self._factors.get(groups.width)
-        if factors is None:
-            pairs = [self._seated.get(seat) for seat in range(seats)]
-            scales = [0.0 if pair is None else pair.scale for pair in pairs]
-            factors = self._factors[groups.width] = groups.factors(scales, self._dtype)
-        placed = x2.index_select(0, groups.take).view(seats, groups.width, -1)
-        low = placed.bmm(stack.downs[:seats].transpose(1, 2)).mul_(factors)
-        high = low.bmm(stack.ups[:seats]).view(-1, out2.shape[1])
+            self._take_seats(groups.seats)
+        placed = x2.index_select(0, groups.take).view(groups.seats, groups.width, -1)
+        high = placed.bmm(self._downs_t).bmm(self._ups).view(-1, out2.shape[1])
         # Not added at ``groups.take``: that is several times slower.
         high = high.index_select(0, groups.back)
         if groups.bare is not None:
             high.masked_fill_(groups.bare, 0)
         out2.add_(high)
+
+    def _take_seats(self, count: int) -> None:
+        stack = self._stack
+        seated = {
+            seat: pair
+            for seat, (_, pair) in zip(self._seats(), self._runs, strict=True)
+            if seat is not None
+        }
+        stack.seat(seated, seats=count)
+        self._downs_t, self._ups = stack.downs[:count].transpose(1, 2), stack.ups[:count]
+        self._seen = stack.changes
 
 
 class EmbeddingDelta:

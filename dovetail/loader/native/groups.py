@@ -30,7 +30,6 @@ class Groups:
         seats: Number of seats, empty ones before the last included.
         width: Tokens of the seat that has most.
         take: Token in each place, ``[seats * width]``.
-        filled: 1 where a place has a token of its own, else 0, ``[seats, width, 1]``.
         back: Place of each token, ``[tokens]``; the first for a token that has none.
         bare: Which tokens have no place and must not be changed, ``[tokens, 1]``; None if all may.
     """
@@ -54,7 +53,6 @@ class Groups:
         self.width = max(map(len, tokens.values()))
         places = [tokens.get(seat, []) for seat in range(self.seats)]
         take = [token for own in places for token in [*own, *[0] * (self.width - len(own))]]
-        filled = [[[float(at < len(own))] for at in range(self.width)] for own in places]
         place = {
             token: seat * self.width + number
             for seat, own in enumerate(places)
@@ -65,18 +63,3 @@ class Groups:
         self.take = torch.tensor(take, device=device)
         self.back = torch.tensor(back, device=device)
         self.bare = torch.tensor(bare, device=device) if any(map(any, bare)) else None
-        self.filled = torch.tensor(filled, device=device, dtype=torch.float64)
-        self._factors: dict[tuple[float, ...], torch.Tensor] = {}
-
-    def factors(self, scales: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-        """Return what to multiply each place with, ``[seats, width, 1]``.
-
-        Args:
-            scales: One per seat.
-            dtype: Type to compute in.
-        """
-        key = tuple(scales)
-        if key not in self._factors:
-            each = self.filled.new_tensor(scales)[:, None, None]
-            self._factors[key] = (self.filled * each).to(dtype)
-        return self._factors[key]

@@ -66,7 +66,7 @@ class Stack:
 
     Attributes:
         downs: ``[seats, rank, inputs]``, ranks filled up with zeros.
-        ups: ``[seats, rank, outputs]``, likewise.
+        ups: ``[seats, rank, outputs]``, likewise, multiplied by the adapter's scale.
         changes: Counts the changes of any seat.
     """
 
@@ -75,35 +75,41 @@ class Stack:
         self.changes = 0
         self.clear()
 
-    def seat(self, pairs: Mapping[int, LowRank], *, seats: int) -> None:
-        """See that pairs are in their seats, and that there are so many seats."""
+    def seat(self, pairs: Mapping[int, LowRank | None], *, seats: int) -> None:
+        """See that pairs are in their seats, and that there are so many seats.
+
+        Args:
+            pairs: By seat, at least one; None is an adapter that does not touch this module.
+            seats: Number of seats.
+        """
         there = self._pairs
         missing = [
             (seat, pair)
             for seat, pair in pairs.items()
-            if seat >= len(there) or there[seat] is not pair
+            if (there[seat] if seat < len(there) else None) is not pair
         ]
         if not missing and seats <= len(there):
             return
         self.changes += 1
-        rank = max(len(pair.down) for pair in pairs.values())
-        self._grow(max(seats, len(there)), rank, next(iter(pairs.values())))
+        self._grow(max(seats, len(there)), [pair for pair in pairs.values() if pair is not None])
         for seat, pair in missing:
-            own, before = len(pair.down), self._seat_of(pair)
+            self._put(seat, pair)
+
+    def _put(self, seat: int, pair: LowRank | None) -> None:
+        own = 0 if pair is None else len(pair.down)
+        if pair is not None:
+            # Where it sits already, if anywhere, it is copied from faster.
+            before = next((at for at, there in enumerate(self._pairs) if there is pair), None)
             if before is None:
                 self.downs[seat, :own] = pair.down
-                self.ups[seat, :own] = pair.up_t
+                torch.mul(pair.up_t, pair.scale, out=self.ups[seat, :own])
             else:
                 self.downs[seat, :own] = self.downs[before, :own]
                 self.ups[seat, :own] = self.ups[before, :own]
-            if own < self.downs.shape[1]:
-                self.downs[seat, own:] = 0
-                self.ups[seat, own:] = 0
-            self._pairs[seat] = pair
-
-    def _seat_of(self, pair: LowRank) -> int | None:
-        """Return where a pair still is, if anywhere: from there it is copied faster."""
-        return next((seat for seat, there in enumerate(self._pairs) if there is pair), None)
+        if own < self.downs.shape[1]:
+            self.downs[seat, own:] = 0
+            self.ups[seat, own:] = 0
+        self._pairs[seat] = pair
 
     def clear(self) -> None:
         """Give the memory back."""
@@ -111,11 +117,12 @@ class Stack:
         self._pairs = []
         self.changes += 1
 
-    def _grow(self, seats: int, rank: int, like: LowRank) -> None:
+    def _grow(self, seats: int, pairs: Sequence[LowRank]) -> None:
         old = len(self._pairs)
-        rank = max(rank, self.downs.shape[1] if old else 0)
+        rank = max(self.downs.shape[1] if old else 0, *(len(pair.down) for pair in pairs))
         if old == seats and self.downs.shape[1] == rank:
             return
+        like = pairs[0]
         downs = like.down.new_zeros(seats, rank, like.down.shape[1])
         ups = like.up.new_zeros(seats, rank, like.up.shape[0])
         if old:
