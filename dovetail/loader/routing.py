@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,24 @@ def check_task(payload: Payload, model: PreTrainedModel) -> None:
         raise IncompatibleBaseModel(
             f"the adapter was trained for {task}, but {type(model).__name__} generates as {fits}",
             task_type=task,
+        )
+
+
+def check_takes_virtual_tokens(payload: Payload, model: PreTrainedModel) -> None:
+    """Check that a model can go on behind tokens that are no words.
+
+    Raises:
+        IncompatibleBaseModel: It keeps no keys and values, and begins with words only.
+    """
+    kind: Any = type(model)
+    takes = inspect.signature(kind.forward).parameters
+    begins = inspect.signature(kind.prepare_inputs_for_generation).parameters
+    if "past_key_values" not in takes and "inputs_embeds" not in begins:
+        raise IncompatibleBaseModel(
+            f"{kind.__name__} takes no virtual tokens when it generates: transformers gives it "
+            "neither a cache of keys and values nor embeddings to begin with; "
+            f"{payload.peft_type} does not go on it, LoRA and other kinds on modules do",
+            peft_type=payload.peft_type,
         )
 
 

@@ -142,7 +142,12 @@ class Slots:
     def _read(self, payload: Payload) -> Slot:
         from dovetail.loader.heads.head import HEAD_TASKS, make_head
         from dovetail.loader.native.read import read_native
-        from dovetail.loader.routing import check_task, make_route, read_config
+        from dovetail.loader.routing import (
+            check_takes_virtual_tokens,
+            check_task,
+            make_route,
+            read_config,
+        )
 
         model = self._core.model
         task = payload.config.get("task_type")
@@ -151,6 +156,8 @@ class Slots:
             return Slot(payload, head.route, head.virtual_tokens, head=head)
         config = read_config(payload)
         check_task(payload, model)
+        if config.is_prompt_learning:
+            check_takes_virtual_tokens(payload, model)
         native = read_native(model, payload, config)
         if native is not None:
             self._core.hooks.watch(native)

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from dovetail.errors import IncompatibleBaseModel
 from dovetail.loader import Row, open_base
 
 IDS = {"vocab_size": 64, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
@@ -78,6 +79,13 @@ MAMBA = {
     **IDS,
 }
 RWKV = {"hidden_size": 32, "num_hidden_layers": 2, "context_length": 96, **IDS}
+SWITCH = {
+    **MT5,
+    "num_decoder_layers": 2,
+    "num_experts": 3,
+    "num_sparse_encoder_layers": 1,
+    "num_sparse_decoder_layers": 1,
+}
 
 # Per architecture: its type, its configuration, and how its rows enter a batch.
 CASES = {
@@ -96,7 +104,15 @@ CASES = {
     "pegasus": ("pegasus", TWO_PARTS, "padded"),
     "marian": ("marian", TWO_PARTS, "padded"),
     "mt5": ("mt5", MT5, "padded"),
+    "switch": ("switch_transformers", SWITCH, "whole"),  # experts get some of the tokens
     "m2m-100": ("m2m_100", TWO_PARTS, "whole"),
+}
+SWITCH = {
+    **MT5,
+    "num_decoder_layers": 2,
+    "num_experts": 3,
+    "num_sparse_encoder_layers": 1,
+    "num_sparse_decoder_layers": 1,
 }
 RECURRENT = {"mamba": ["in_proj"], "rwkv": ["key", "value"]}
 # PEFT does not carry the state of recurrent models from step to step of a soft prompt's row.
@@ -113,7 +129,11 @@ def name(request):
 def directory(name, model_dir, tmp_path_factory):
     """A random model of the architecture with its tokenizer."""
     kind, options, _ = CASES[name]
-    made = tmp_path_factory.mktemp(name)
+    return save(kind, options, model_dir, tmp_path_factory.mktemp(name))
+
+
+def save(kind, options, model_dir, made):
+    """Write a random model with a tokenizer to a directory, and return that."""
     config = AutoConfig.for_model(kind, **copy.deepcopy(options))
     torch.manual_seed(7)
     model = class_of(config).from_config(config)
@@ -216,3 +236,24 @@ def test_rows_of_any_architecture_get_what_each_would_alone(
 def modules(base):
     """All modules of a base."""
     return list(base.model.modules())
+
+
+@pytest.mark.parametrize("kind", ["openai-gpt", "xlnet"])
+def test_virtual_tokens_are_refused_where_a_model_takes_none(kind, model_dir, tmp_path):
+    """Such models keep no keys and values, and begin with words only."""
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "d_model": 32, "d_inner": 48, **IDS}
+    directory = save(kind, sizes, model_dir, tmp_path / "base")
+    config = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=3,
+        num_layers=2,
+        num_attention_heads=4,
+        token_dim=32,
+    )
+    with warnings.catch_warnings(action="ignore"):
+        peft.get_peft_model(load(directory), config).save_pretrained(tmp_path / "soft")
+    with (
+        open_base(directory) as base,
+        pytest.raises(IncompatibleBaseModel, match="takes no virtual tokens"),
+    ):
+        base.attach_directory(tmp_path / "soft", name="soft")

@@ -77,7 +77,7 @@ class Sites:
             embeds = isinstance(module, nn.Embedding)
             if shared[id(module)] == 1 and (not embeds or module.weight is tokens):
                 site = _site(module)
-                if site is not None and not self._bypassed(name, module):
+                if site is not None and not self._unusual(name, module):
                     self._sites[name] = site
         self._by_leaf: dict[str, list[str]] = {}
         for name in self.modules:
@@ -131,11 +131,16 @@ class Sites:
         leaves = {_leaf(target) for target in targets}
         return (name for leaf in leaves for name in self._by_leaf.get(leaf, ()))
 
-    def _bypassed(self, name: str, module: nn.Module) -> bool:
-        """Tell whether others use the module's weight without calling the module."""
-        parent = self.modules.get(name.rpartition(".")[0])
-        return isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear) or (
-            "Mamba" in type(parent).__name__
+    def _unusual(self, name: str, module: nn.Module) -> bool:
+        """Tell whether a module gets anything but all tokens of all rows.
+
+        Experts get those that a router sends them. Some weights are used by others, without a call.
+        """
+        *owners, _ = name.split(".")
+        return (
+            "experts" in owners
+            or isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+            or "Mamba" in type(self.modules.get(".".join(owners))).__name__
         )
 
 

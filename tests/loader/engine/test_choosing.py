@@ -48,6 +48,13 @@ def test_a_row_is_not_changed_by_its_neighbours(seeds, data):
             assert found[at] == int(logits[at].argmax())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_of_equal_logits_the_first_is_chosen(dtype):
+    """As `generate()` does; in half precision they are often equal."""
+    logits = torch.tensor([[0.0, 2.0, 1.0, 2.0], [5.0, 5.0, 5.0, 5.0]], dtype=dtype)
+    assert choose(logits, [running(), running()]) == [1, 0]
+
+
 def test_what_is_impossible_is_never_drawn():
     """Neither at the beginning nor at the end of the vocabulary."""
     logits = torch.full((1, 5), -torch.inf)
