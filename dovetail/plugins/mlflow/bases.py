@@ -13,6 +13,7 @@ import os
 import threading
 import weakref
 from collections import Counter, deque
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from dovetail.registry.fingerprint import BaseCheckpoint, read_base
 from dovetail.registry.jsontext import canonical_json
 from dovetail.registry.payload import read_payload, read_registered
 from dovetail.registry.store import Registry
+from dovetail.registry.transport.parsing import parse_base_model
 from dovetail.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from dovetail.registry.payload import Payload
 
 _CPU = "cpu"
+_ANY_MOMENT = "1970-01-01T00:00:00+00:00"
 _SPELLED = {short: torch.removeprefix("torch.") for torch, short in DTYPES.items()}
 
 
@@ -186,9 +189,19 @@ class _Recorded:
         return self._checkpoint
 
 
-@lru_cache(maxsize=8)
-def _read_document(text: bytes) -> _Recorded:
+def _read_document(document: Mapping[str, Any]) -> _Recorded:
     """Check a base model's document; that of many adapters of one base is checked once."""
+    told = document.get("base_model")
+    if isinstance(told, Mapping) and "created_at" in told:
+        # Each save puts its own moment here. It is checked by itself and is no part of what is
+        # compared, so that the rest is known again.
+        parse_base_model(told)
+        document = {**document, "base_model": {**told, "created_at": _ANY_MOMENT}}
+    return _read_canonical(canonical_json(document))
+
+
+@lru_cache(maxsize=8)
+def _read_canonical(text: bytes) -> _Recorded:
     return _Recorded(read_base_document(json.loads(text)))
 
 
@@ -197,7 +210,7 @@ def _check(saved: SavedAdapter, found: BaseCheckpoint, *, allow: bool) -> None:
         return
     known: Any = None
     if saved.base_document is not None:
-        recorded = _read_document(canonical_json(saved.base_document))
+        recorded = _read_document(saved.base_document)
         if (
             recorded.base_model(saved.base_fingerprint).manifest.fingerprint
             == saved.base_fingerprint
