@@ -29,8 +29,6 @@ _WARPERS: tuple[tuple[str, Any, Callable[[Any, Any], Any]], ...] = (
     ("epsilon_cutoff", 0.0, lambda value, _: EpsilonLogitsWarper(value)),
     ("eta_cutoff", 0.0, lambda value, device: EtaLogitsWarper(value, device=device)),
 )
-WARPED_BY = frozenset(name for name, _, _ in _WARPERS)
-"""Options of sampling that change a distribution row by row."""
 
 
 def make_warpers(options: Mapping[str, Any], *, device: Any) -> LogitsProcessorList:

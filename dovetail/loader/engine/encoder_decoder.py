@@ -17,6 +17,10 @@ from dovetail.loader.engine.memory import affordable_slots, release
 from dovetail.loader.engine.task import Task
 from dovetail.loader.native.hooks import Mix, ModuleHooks
 
+# So many times what the encoder sees at once, the decoder begins with in one pass: that is of one
+# token for each row, but what the cross-attention keeps of the rows is there twice meanwhile.
+_PARTS = 8
+
 
 class EncoderDecoder:
     """Runs the rows of an encoder-decoder model.
@@ -82,13 +86,13 @@ class EncoderDecoder:
         Returns:
             Logits of the first new token, ``[tasks, vocabulary]``.
         """
-        logits: list[Any] = [None] * len(tasks)
+        found: dict[Task, torch.Tensor] = {}
+        places = dict(zip(tasks, slots, strict=True))
         for group in _groups(tasks):
-            rows = [tasks[number] for number in group]
-            found = self._begin(rows, self._encode(rows), [slots[number] for number in group])
-            for number, row in zip(group, found, strict=True):
-                logits[number] = row
-        return torch.stack(logits)
+            for part in _parts(group, _PARTS * self._budget):
+                logits = self._begin(part, self._encode(part), [places[task] for task in part])
+                found |= dict(zip(part, logits, strict=True))
+        return torch.stack([found[task] for task in tasks])
 
     def compose(self, tasks: Sequence[Task | None]) -> None:
         """Say which task is in which of the first slots; None is an empty slot."""
@@ -132,7 +136,7 @@ class EncoderDecoder:
         """Return what the encoder makes of rows, the widest first, ``[rows, columns, size]``."""
         encoder = self._model.get_encoder()
         made: list[torch.Tensor] = []
-        for part in self._parts(tasks):
+        for part in _parts(tasks, self._budget):
             inputs, mask = self._encoder_inputs(part)
             with self._hooks.rows(Mix([task.lane.modules for task in part])):
                 if "input_ids" not in inputs:
@@ -148,16 +152,6 @@ class EncoderDecoder:
             encoded[at : at + len(states), : states.shape[1]] = states
             at += len(states)
         return encoded
-
-    def _parts(self, tasks: Sequence[Task]) -> Iterator[list[Task]]:
-        """Yield rows that go through the encoder together; they come with the widest first."""
-        part: list[Task] = []
-        for task in tasks:
-            if part and (len(part) + 1) * _width(part[0]) > self._budget:
-                yield part
-                part = []
-            part.append(task)
-        yield part
 
     def _begin(
         self, tasks: Sequence[Task], encoded: torch.Tensor, slots: Sequence[int]
@@ -259,15 +253,26 @@ def _mask(tasks: Sequence[Task], device: torch.device) -> torch.Tensor:
     return (columns[None] < widths[:, None]).long()
 
 
-def _groups(tasks: Sequence[Task]) -> list[list[int]]:
-    """Return the numbers of rows whose decoders begin in the same column, the widest first.
+def _groups(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Return rows whose decoders begin in the same column together, the widest first.
 
     With the widest first there is room for all others.
     """
-    groups: dict[int, list[int]] = {}
-    for number, task in enumerate(tasks):
-        groups.setdefault(_before(task), []).append(number)
-    return [sorted(group, key=lambda number: -_width(tasks[number])) for group in groups.values()]
+    groups: dict[int, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(_before(task), []).append(task)
+    return [sorted(group, key=_width, reverse=True) for group in groups.values()]
+
+
+def _parts(tasks: Sequence[Task], budget: int) -> Iterator[list[Task]]:
+    """Yield rows, the widest first, so that no part has more tokens, padding included."""
+    part: list[Task] = []
+    for task in tasks:
+        if part and (len(part) + 1) * _width(part[0]) > budget:
+            yield part
+            part = []
+        part.append(task)
+    yield part
 
 
 def _before(task: Task) -> int:

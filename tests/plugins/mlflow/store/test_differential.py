@@ -76,7 +76,8 @@ NUMBERED = Difference(
     "A number is never used for two things.",
 )
 REPEATED = Difference(
-    "The same files under the same name give the version that is there; MLflow adds another.",
+    "The same files under the same name give the version that is there, or are refused if it was "
+    "deleted; MLflow adds another.",
     "A version is its content.",
 )
 SHOWN = Difference(
