@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dovetail.errors import InvalidPayload
@@ -33,6 +33,8 @@ def check_values(weights: TensorFile) -> None:
     """
     if not weights.tensors:
         _refuse(f"{weights.path.name} holds no tensors; save the trained adapter again")
+    joined = weights.joined()
+    sound = joined is not None and not _count(joined[1], _unsound(joined[0]))
     for name, info in weights.tensors.items():
         if not info.elements:
             _refuse(
@@ -40,7 +42,7 @@ def check_values(weights: TensorFile) -> None:
                 "gather the weights before saving",
                 tensor=name,
             )
-        bad = _count(weights.array(name), _unsound(info.dtype))
+        bad = 0 if sound else _count(weights.array(name), _unsound(info.dtype))
         if bad:
             _refuse(
                 f"tensor {name!a} holds {bad:,} of {info.elements:,} values that are NaN or "
@@ -220,10 +222,14 @@ def _unsound(dtype: str) -> Callable[[Any], Any] | None:
 def _count(array: np.ndarray[Any, Any], unsound: Callable[[Any], Any] | None) -> int:
     if unsound is None:
         return 0
+    blocks = (unsound(block) for block in _blocks(array))
+    # Whether there is any is known several times sooner than how many.
+    return sum(int(found.sum()) for found in blocks if found.any())
+
+
+def _blocks(array: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
     flat = array.reshape(-1)
-    return sum(
-        int(unsound(flat[start : start + _BLOCK]).sum()) for start in range(0, flat.size, _BLOCK)
-    )
+    return (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
 
 
 def _refuse(problem: str, **data: Any) -> NoReturn:
