@@ -67,5 +67,5 @@ def run(*, quick: bool, results: Path | None = None) -> MlflowReport:
         },
     )
     if results is not None:
-        write_results(results, report, report.details)
+        write_results(results, report)
     return report

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measuring import Times
 from benchmarks.report import Report, Row, write_section
 
 
-def write_results(file: Path, report: Report, details: Mapping[str, Any]) -> None:
+def write_results(file: Path, report: Report) -> None:
     """Write the section of a Markdown file anew; what else the file says stays."""
-    write_section(file, "mlflow", _markdown(report, details))
+    write_section(file, "mlflow", _markdown(report))
 
 
-def _markdown(report: Report, details: Mapping[str, Any]) -> Iterator[str]:
+def _markdown(report: Report) -> Iterator[str]:
     versions = ", ".join(f"{name} {value}" for name, value in report.versions.items())
     yield "## MLflow"
     yield ""
     yield f"{report.setting} Medians of turns that are interleaved."
     yield ""
-    yield f"{details['date']}; {details['machine']}; {versions}."
+    yield f"{report.details['date']}; {report.details['machine']}; {versions}."
     yield ""
     yield "| what | Dovetail | peer | ratio | goal | met | n | peer is |"
     yield "|---|---:|---:|---:|---:|---:|---:|---|"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dovetail.cli.connection import Connection, pass_connection
-from dovetail.cli.mlflow_options import needs_mlflow, tracking_option
+from dovetail.cli.mlflow_options import prepare_mlflow, tracking_option
 from dovetail.cli.model_options import model_options, needs_loader
 from dovetail.cli.options import REFERENCE_OR_FILE, help_end, json_option, json_values
 from dovetail.cli.output import print_json, print_table, row_progress, say, score_text, short
@@ -118,7 +118,7 @@ def _check_usage(reference: str | None, options: dict[str, Any]) -> None:
         MissingDependency: MLflow is not installed.
     """
     if options["log_to_mlflow"]:
-        needs_mlflow("evaluate --log-to-mlflow")
+        prepare_mlflow("evaluate --log-to-mlflow")
         if reference is None:
             raise click.UsageError("--log-to-mlflow needs a REFERENCE: its run is logged to.")
     elif options["tracking_uri"] is not None:

@@ -127,18 +127,7 @@ def delete_command(
 def _delete_adapter(
     registry: Registry, name: str, *, force: bool, reason: str | None, as_json: bool
 ) -> None:
-    from dovetail.errors import ConflictError
-
-    aliases = registry.adapter(name).aliases
-    if aliases and not force:
-        listed = ", ".join(f"{alias} is {name}/{number}" for alias, number in aliases.items())
-        raise ConflictError(
-            f"adapter {name!r} is in use: {listed}; drop each alias with: dovetail drop {name} "
-            "ALIAS, or add --force",
-            name=name,
-            aliases=aliases,
-        )
-    deleted = registry.delete_adapter(name, reason=reason)
+    deleted = registry.delete_adapter(name, drop_aliases=force, reason=reason)
     if as_json:
         print_json(deleted)
         return

@@ -1,4 +1,4 @@
-"""``dovetail list``, ``show``, ``search`` and ``history``: reading, nothing else."""
+"""``dovetail list``, ``show`` and ``search``: reading, nothing else."""
 
 from __future__ import annotations
 

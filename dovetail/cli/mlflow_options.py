@@ -1,4 +1,4 @@
-"""Options of the commands that speak to MLflow, and the check that they can."""
+"""Options of the commands that speak to MLflow, and what makes them ready to."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ tracking_option = click.option(
 )
 
 
-def needs_mlflow(command: str) -> None:
-    """Check that MLflow is installed; where nobody sees them, it draws no progress bars.
+def prepare_mlflow(command: str) -> None:
+    """See that MLflow is installed, and keep it from drawing progress bars that nobody sees.
 
     Raises:
         MissingDependency: It is not; the message says how to install it.

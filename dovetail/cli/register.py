@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dovetail.cli.connection import Connection, pass_connection
-from dovetail.cli.mlflow_options import needs_mlflow, tracking_option
+from dovetail.cli.mlflow_options import prepare_mlflow, tracking_option
 from dovetail.cli.options import NAME, help_end, json_option, json_values, key_values, numbers
 from dovetail.cli.output import byte_progress, print_json, say, short
 
@@ -139,7 +139,7 @@ def _from_directory(
 
 
 def _from_run(registry: Registry, name: str, options: dict[str, Any]) -> Registration:
-    needs_mlflow("register --run")
+    prepare_mlflow("register --run")
     from dovetail.plugins.mlflow.runs import register_run
 
     with (

@@ -9,7 +9,12 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import IncompatibleBaseModel, InvalidInput, MissingDependency
+from dovetail.errors import (
+    BaseModelNotFound,
+    IncompatibleBaseModel,
+    InvalidInput,
+    MissingDependency,
+)
 from dovetail.loader.quiet import no_progress_bars
 from dovetail.registry.live import check_live_model
 
@@ -46,7 +51,12 @@ def load_model(
             "loading a base model needs torch, transformers and peft: "
             "pip install 'dovetail[loader]'"
         ) from error
-    directory = Path(checkpoint.directory)
+    directory = checkpoint.directory
+    if directory is None:
+        raise BaseModelNotFound(
+            f"base model {checkpoint.name!r} is known without a directory to load it from; give "
+            "the directory of its checkpoint"
+        )
     wanted = _as_dtype(dtype or _DTYPES.get(checkpoint.dtype, "float32"))
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:

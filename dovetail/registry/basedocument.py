@@ -64,6 +64,5 @@ def read_base_document(document: object) -> BaseCheckpoint:
         )
     facts = {field.name for field in dataclasses.fields(BaseCheckpoint)}
     told = {name: getattr(base, name) for name in BaseModel.__slots__ if name in facts}
-    return BaseCheckpoint(
-        directory=Path(base.location or base.name), manifest=manifest, vocab_size=None, **told
-    )
+    directory = Path(base.location) if base.location else None
+    return BaseCheckpoint(directory=directory, manifest=manifest, vocab_size=None, **told)

@@ -23,8 +23,10 @@ from sqlalchemy import (
     true,
 )
 
+from dovetail.errors import InvalidQuery
 from dovetail.registry.conditions import condition_of
 from dovetail.registry.filters import Field, Filter
+from dovetail.registry.listing import load_aliases
 from dovetail.registry.ordering import Term, after
 from dovetail.registry.reading import IDS, chunks
 from dovetail.registry.schema import (
@@ -142,12 +144,6 @@ _ADAPTERS = select(
     .label("latest"),
 ).where(AdapterRow.deleted_at.is_(None))
 _ADAPTER = _ADAPTERS.where(AdapterRow.name == bindparam("of_name"))
-_POINTERS = (
-    select(AliasRow.adapter_id, AliasRow.alias, VersionRow.number)
-    .join(VersionRow, AliasRow.version_id == VersionRow.id)
-    .where(AliasRow.adapter_id.in_(IDS))
-    .order_by(AliasRow.alias)
-)
 _NAMES = select(AdapterRow.name).where(
     AdapterRow.deleted_at.is_(None), AdapterRow.name.in_(bindparam("of_names", expanding=True))
 )
@@ -216,7 +212,8 @@ def list_adapters(
         limit: Only so many.
 
     Raises:
-        InvalidQuery: There is no such field, or a value is of the wrong kind.
+        InvalidQuery: There is no such field, a value is of the wrong kind, or no adapter ever
+            had the row id.
     """
     query = _ADAPTERS.where(true() if about is None else condition_of(about))
     if versions is not None:
@@ -244,14 +241,17 @@ def terms_of_adapters(order: Sequence[tuple[str, bool]]) -> tuple[Term, ...]:
 def _after(connection: Connection, terms: Sequence[Term], behind: int) -> ColumnElement[bool]:
     columns = select(*(term.expression for term in terms)).where(AdapterRow.id == behind)
     place = connection.execute(columns).first()
-    return true() if place is None else after(terms, tuple(place))
+    if place is None:  # a deleted adapter has its row, so this one never was
+        raise InvalidQuery(
+            f"there is no adapter {behind} for a page to begin behind, so the page token does not "
+            "belong to this search; start again without it",
+            value=behind,
+        )
+    return after(terms, tuple(place))
 
 
 def _adapters(connection: Connection, rows: Sequence[Any]) -> list[ListedAdapter]:
-    aliases: defaultdict[int, dict[str, int]] = defaultdict(dict)
-    for chunk in chunks([row.id for row in rows]):
-        for owner, alias, number in connection.execute(_POINTERS, {IDS.key: chunk}):
-            aliases[owner][alias] = number
+    aliases = load_aliases(connection, [row.id for row in rows])
     wanted = [row.latest for row in rows if row.latest is not None]
     latest = {version.id: version for version in list_versions_by_id(connection, wanted)}
     return [

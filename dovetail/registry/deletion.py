@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, delete, select, update
@@ -78,7 +79,9 @@ def restore_version(
     return context.database.write(bring_back)
 
 
-def delete_adapter(context: Context, name: str, *, reason: str | None) -> Adapter:
+def delete_adapter(
+    context: Context, name: str, *, drop_aliases: bool, reason: str | None
+) -> Adapter:
     """Hide an adapter with all of its versions; see `dovetail.registry.store.Registry`."""
     check_name(name)
 
@@ -86,12 +89,15 @@ def delete_adapter(context: Context, name: str, *, reason: str | None) -> Adapte
         adapter_id = lock_known_adapter(connection, name).id
         lock_versions(connection, adapter_id)  # nobody points an alias to one from here on
         last = load_adapters(connection, name=name)[0]
+        # Somebody may have dropped one since: those that are dropped here and now count.
+        last = replace(last, aliases=_remove_aliases(connection, adapter_id))
+        if last.aliases and not drop_aliases:
+            raise _in_use(last)
         now = datetime.now(UTC)
         alive = (VersionRow.adapter_id == adapter_id, VersionRow.deleted_at.is_(None))
         numbers = select(VersionRow.number).where(*alive).order_by(VersionRow.number)
         hidden = list(connection.execute(numbers).scalars())
         connection.execute(update(VersionRow).where(*alive).values(deleted_at=now))
-        connection.execute(delete(AliasRow).where(AliasRow.adapter_id == adapter_id))
         touch_adapter(connection, adapter_id, deleted_at=now)
         for alias, number in last.aliases.items():
             note_dropped(connection, name, alias, number, actor=context.actor, reason=reason)
@@ -106,3 +112,27 @@ def delete_adapter(context: Context, name: str, *, reason: str | None) -> Adapte
         return last
 
     return context.database.write(hide)
+
+
+def _remove_aliases(connection: Connection, adapter_id: int) -> dict[str, int]:
+    """Remove an adapter's aliases; return where they pointed at that moment."""
+    removed = connection.execute(
+        delete(AliasRow)
+        .where(AliasRow.adapter_id == adapter_id)
+        .returning(AliasRow.alias, AliasRow.version_id)
+    ).all()
+    ids = {row.version_id for row in removed}
+    numbered = select(VersionRow.id, VersionRow.number).where(VersionRow.id.in_(ids))
+    numbers = {row.id: row.number for row in connection.execute(numbered)}
+    return {row.alias: numbers[row.version_id] for row in sorted(removed)}
+
+
+def _in_use(adapter: Adapter) -> ConflictError:
+    name, aliases = adapter.name, adapter.aliases
+    listed = ", ".join(f"{alias} is {name}/{number}" for alias, number in aliases.items())
+    return ConflictError(
+        f"adapter {name!r} is in use: {listed}; drop each alias with: dovetail drop {name} ALIAS, "
+        f"or all with: dovetail delete {name} --all --force",
+        name=name,
+        aliases=dict(aliases),
+    )

@@ -40,10 +40,10 @@ _NESTED = ("text_config", "llm_config", "language_config", "decoder", "text_enco
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseCheckpoint:
-    """A base model as it lies in a directory.
+    """A base model as it lies in a directory, or as another registry told of it.
 
     Attributes:
-        directory: Where it is.
+        directory: Where it is; None if only what it is like is known.
         manifest: Its tensors.
         name: What it is called: a hub name, or the directory's name.
         revision: Commit of the hub snapshot, if it is one.
@@ -56,7 +56,7 @@ class BaseCheckpoint:
         tokenizer_digest: Digest of its tokenizer's vocabulary, or None if it has none.
     """
 
-    directory: Path
+    directory: Path | None
     manifest: Manifest
     name: str
     revision: str | None

@@ -74,7 +74,7 @@ def insert_base_model(
         {
             "fingerprint": fingerprint,
             "name": checkpoint.name,
-            "location": str(checkpoint.directory),
+            "location": None if checkpoint.directory is None else str(checkpoint.directory),
             "revision": checkpoint.revision,
             "architecture": checkpoint.architecture,
             "model_type": checkpoint.model_type,

@@ -7,6 +7,7 @@ ended, so that it takes the same time in a registry of any size.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from sqlalchemy import BigInteger, Connection, bindparam, func, literal, select
 
@@ -70,11 +71,19 @@ def load_adapters(
     if after:
         query = query.where(AdapterRow.name > after)
     rows = connection.execute(query).mappings().all()
+    aliases = load_aliases(connection, [row["id"] for row in rows])
+    return [Adapter(**without_id(row), aliases=aliases[row["id"]]) for row in rows]
+
+
+def load_aliases(
+    connection: Connection, adapter_ids: Sequence[int]
+) -> defaultdict[int, dict[str, int]]:
+    """Return the aliases of each adapter by row id, and the numbers that they point to."""
     aliases: defaultdict[int, dict[str, int]] = defaultdict(dict)
-    for chunk in chunks([row["id"] for row in rows]):
+    for chunk in chunks(adapter_ids):
         for owner, alias, number in connection.execute(_POINTERS, {"of_adapters": chunk}):
             aliases[owner][alias] = number
-    return [Adapter(**without_id(row), aliases=aliases[row["id"]]) for row in rows]
+    return aliases
 
 
 def list_versions(

@@ -74,19 +74,6 @@ def check_live_model(
         raise _mismatch(wrong, len(checked))
 
 
-def live_manifest(model: Any, *, progress: Progress | None = None) -> Manifest:
-    """Hash a model that exists only in memory.
-
-    For a model whose names ``save_pretrained`` does not change, the fingerprint is that of the
-    saved checkpoint: tied weights are listed once and buffers that are not saved are left out.
-
-    Raises:
-        IncompatibleBaseModel: A tensor is on the meta device and has no content.
-    """
-    found = list(_distinct(model))
-    return Manifest(tuple(_hashed(found, progress)))
-
-
 def _distinct(model: Any) -> Iterator[_Live]:
     """Yield each tensor of the base once, parameters first, with all of its names."""
     saved = model.state_dict().keys()

@@ -8,10 +8,10 @@ The request is one of https://www.standardwebhooks.com, so their libraries check
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import http.client
+import re
 import time
 import urllib.error
 import urllib.request
@@ -114,7 +114,7 @@ class Notifier:
         except urllib.error.HTTPError as error:
             error.close()
             return _Answer(error.code, f"it answered {error.code}")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             # It may hold what the other side sent, and goes into the history.
             told = "".join(char for char in str(reason)[:_LONGEST_ERROR] if char.isprintable())
@@ -177,14 +177,23 @@ def _key_of(secret: str | None) -> bytes:
         raise InvalidInput(
             f"notifications are signed, and there is no secret to sign with; set {SECRET_VARIABLE}"
         )
-    if not secret.startswith(_ENCODED_SECRET):
-        return secret.encode()
     try:
-        return base64.b64decode(secret.removeprefix(_ENCODED_SECRET), validate=True)
-    except binascii.Error as error:
+        if not secret.startswith(_ENCODED_SECRET):
+            return secret.encode()
+        key = base64.b64decode(secret.removeprefix(_ENCODED_SECRET), validate=True)
+    except UnicodeEncodeError:
+        # That error has the secret in it.
+        raise InvalidInput(f"{SECRET_VARIABLE} is not UTF-8 text; set it anew") from None
+    except ValueError as error:
         raise InvalidInput(
             f"{SECRET_VARIABLE} begins with {_ENCODED_SECRET} but is not base64: {error}"
         ) from error
+    if not key:
+        raise InvalidInput(
+            f"{SECRET_VARIABLE} is {_ENCODED_SECRET} and nothing behind it; add the secret, in "
+            "base64"
+        )
+    return key
 
 
 def _split(url: str) -> SplitResult:
@@ -194,13 +203,37 @@ def _split(url: str) -> SplitResult:
         InvalidInput: It is none that can be told; a password in it is not repeated.
     """
     problem = "it is not of the form https://HOST/PATH"
+    parts = None
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
         _ = parts.port  # a port that is none is an error here
-    except ValueError as error:
-        usable, problem = False, str(error)
-    if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        shown = f"{url.partition('?')[0].rpartition('@')[2][:80]!a}"
-        raise InvalidInput(f"cannot notify {shown}: {problem}; give an http or https URL")
-    return parts
+    except ValueError:
+        # What the error says may be a part of the password.
+        parts = None
+        problem = "its host or port cannot be read (in a password, write %2F for / and %3F for ?)"
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if plain and parts and parts.scheme in ("http", "https") and parts.hostname:
+        if _is_host(parts.hostname):
+            return parts
+        problem = "its host is no name that can be looked up"
+    raise InvalidInput(f"cannot notify {_shown(url)!a}: {problem}; give an http or https URL")
+
+
+def _is_host(name: str) -> bool:
+    """Tell whether a name can be looked up, or is an address."""
+    if ":" in name:
+        return True
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return "%" not in name  # urllib would decode it, to a name that nobody has checked
+
+
+def _shown(url: str) -> str:
+    """Return what an error may repeat of a URL that cannot be used."""
+    plain = re.split("[?#]", url, maxsplit=1)
+    if len(plain) > 1 and "@" in plain[1]:
+        # Before the @ may be a password, and behind it a part of the query.
+        return f"{url.partition('://')[0]}://…" if "://" in plain[0] else "…"
+    return plain[0].rpartition("@")[2][:80]

@@ -194,7 +194,7 @@ def _find_or_read_base(
             value=base,
         ) from error
     return BaseCheckpoint(
-        directory=Path(known.location or known.name),
+        directory=Path(known.location) if known.location else None,
         manifest=load_manifest(context, known),
         name=known.name,
         revision=known.revision,

@@ -640,6 +640,8 @@ class Registry:
     def drop_alias(self, name: str, alias: str, *, reason: str | None = None) -> Promotion:
         """Take an alias away; what it requires stays stored, for the day it is set again.
 
+        Nobody is notified of it; `promote` and `rollback` alone do that.
+
         Raises:
             AliasNotFound: The alias is not set.
             ConflictError: It was set at the same moment.
@@ -700,16 +702,26 @@ class Registry:
         """
         return deletion.delete_version(self._context, _parsed(reference), reason=reason)
 
-    def delete_adapter(self, name: str, *, reason: str | None = None) -> Adapter:
+    def delete_adapter(
+        self, name: str, *, drop_aliases: bool = True, reason: str | None = None
+    ) -> Adapter:
         """Hide an adapter with all of its versions, and drop its aliases; return what it was.
 
         Numbers stay taken, files and history are kept, and so are the requirements of its
         aliases. Restoring or registering a version brings the name back.
 
+        Args:
+            name: The adapter.
+            drop_aliases: Whether it goes with aliases that are set; if not, it must have none.
+            reason: Why; kept in the history.
+
         Raises:
             AdapterNotFound: There is no adapter with this name.
+            ConflictError: An alias is set, and none is to be dropped.
         """
-        return deletion.delete_adapter(self._context, name, reason=reason)
+        return deletion.delete_adapter(
+            self._context, name, drop_aliases=drop_aliases, reason=reason
+        )
 
     def restore(self, reference: str | Reference, *, reason: str | None = None) -> AdapterVersion:
         """Bring a deleted version back, and its adapter, if that is deleted.

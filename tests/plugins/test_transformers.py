@@ -29,11 +29,10 @@ from dovetail.plugins.transformers import DovetailCallback
 from dovetail.registry.fingerprint import read_base
 from dovetail.registry.store import Registry
 
-# PEFT asks for what transformers has since renamed, and MLflow for what SQLAlchemy has.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-]
+# PEFT asks for what transformers has since renamed.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
 
 ROWS = [{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]} for _ in range(4)]
 

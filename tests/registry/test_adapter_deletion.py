@@ -152,3 +152,17 @@ def test_files_of_a_deleted_adapter_are_kept(summary):
     assert summary.verify().sound
     summary.restore("summary/3")
     assert summary.pull("summary@latest").is_dir()
+
+
+def test_an_adapter_in_use_is_spared_if_its_aliases_are_not_to_be_dropped(summary, place):
+    """The error says which are set and how to go on, and nothing is written."""
+    summary.promote("summary/2", "production")
+    before = place.rows()
+    with pytest.raises(ConflictError, match="in use: production is summary/2") as caught:
+        summary.delete_adapter("summary", drop_aliases=False)
+    assert "dovetail drop summary ALIAS" in str(caught.value)
+    assert (caught.value.name, caught.value.aliases) == ("summary", {"production": 2})
+    assert place.rows() == before
+    summary.drop_alias("summary", "production")
+    assert summary.delete_adapter("summary", drop_aliases=False).aliases == {}
+    assert summary.adapters() == []

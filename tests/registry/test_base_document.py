@@ -35,6 +35,14 @@ def test_a_base_model_goes_to_a_registry_that_never_saw_it(summary, other, docum
     assert other.verify().sound
 
 
+def test_a_base_model_without_a_place_has_none_elsewhere(other, document, monkeypatch, tmp_path):
+    """Its name is no path, whatever lies where the process stands."""
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    document["base_model"]["location"] = None
+    assert other.register_base_document(document).location is None
+
+
 def test_a_base_model_that_is_known_stays_as_it_is(summary, document, place):
     """Nothing is written."""
     before = place.state()

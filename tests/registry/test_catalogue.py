@@ -1,5 +1,8 @@
 """Lean lists of versions and adapters."""
 
+import pytest
+
+from dovetail.errors import InvalidQuery
 from dovetail.registry import catalogue
 from dovetail.registry.filters import parse_filter
 
@@ -48,6 +51,30 @@ def test_adapters_are_listed_page_by_page(summary, make, tmp_path):
                 found.append(page[0].name)
                 behind = page[0].id
         assert found == expected
+
+
+def page(registry, behind):
+    """Return the names of the adapters on the page behind one of them."""
+    with registry._context.database.reading() as connection:
+        terms = catalogue.terms_of_adapters([])
+        found = catalogue.list_adapters(
+            connection, about=None, versions=None, terms=terms, behind=behind, limit=10
+        )
+        return {one.name: one.id for one in found}
+
+
+def test_a_page_behind_an_unknown_adapter_is_refused(summary):
+    """Beginning anew would give whoever asks for page after page the same ones for ever."""
+    with pytest.raises(InvalidQuery, match="start again without"):
+        page(summary, 999)
+
+
+def test_a_page_goes_on_where_an_adapter_was_that_is_deleted(summary, make, tmp_path):
+    """As a search of versions does: its row is still there and says where it was."""
+    summary.register("zeta", make.prompt(tmp_path / "zeta", seed=9), base="tiny")
+    first = page(summary, None)["summary"]
+    summary.delete_adapter("summary")
+    assert list(page(summary, first)) == ["zeta"]
 
 
 def test_adapters_are_found_by_themselves_and_by_a_version(summary):

@@ -4,6 +4,7 @@ import multiprocessing
 from collections import Counter
 
 import pytest
+from sqlalchemy.event import listen
 
 from dovetail.errors import ConflictError, NotFoundError
 
@@ -172,6 +173,61 @@ def test_a_deleted_adapter_keeps_no_alias_whoever_promotes(filled, at_once):
 
     at_once(delete, restore, promote, promote, edit, hide)
     with filled.open() as registry:
+        check(registry)
+
+
+@pytest.fixture
+def before_statement():
+    """Call something once, right before a registry sends a statement that begins so."""
+
+    def arrange(registry, beginning, call):
+        pending = [call]
+
+        def look(_connection, _cursor, statement, *_):
+            if pending and statement.startswith(beginning):
+                pending.pop()()
+
+        listen(registry._context.database.engine, "before_cursor_execute", look)
+        return pending
+
+    return arrange
+
+
+@pytest.mark.backends("postgresql+local")  # on SQLite, who writes is alone
+def test_an_alias_that_is_dropped_as_its_adapter_is_deleted_is_dropped_once(
+    filled, before_statement
+):
+    """The deletion drops those aliases that it removed itself, and tells of no others."""
+    with filled.open() as registry, filled.open(actor="quick") as quick:
+        registry.promote("summary/1", "production")
+        registry.promote("summary/2", "staging")
+        pending = before_statement(
+            registry, "DELETE FROM aliases", lambda: quick.drop_alias("summary", "production")
+        )
+        assert registry.delete_adapter("summary").aliases == {"staging": 2}
+        assert not pending
+        drops = [
+            (event.actor, event.alias)
+            for event in registry.history("summary")
+            if event.action == "drop-alias"
+        ]
+        assert sorted(drops) == [("quick", "production"), ("tester", "staging")]
+        check(registry)
+
+
+@pytest.mark.backends("postgresql+local")
+def test_an_alias_that_is_set_as_its_adapter_is_deleted_is_not_lost(filled, before_statement):
+    """Who does not want aliases dropped is refused by one that was set at the last moment."""
+    with filled.open() as registry, filled.open(actor="quick") as quick:
+        pending = before_statement(
+            registry,
+            "SELECT adapters.id, adapters.task",
+            lambda: quick.promote("summary/2", "production"),
+        )
+        with pytest.raises(ConflictError, match="in use: production is summary/2"):
+            registry.delete_adapter("summary", drop_aliases=False)
+        assert not pending
+        assert registry.adapter("summary").aliases == {"production": 2}
         check(registry)
 
 

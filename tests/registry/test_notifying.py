@@ -218,17 +218,38 @@ def test_credentials_go_to_the_server_and_not_into_the_history(told, listener):
         "http://host/\nX-Evil: 1",
         "http://hóst/",
         "http://user:geheim@/path?geheim",
+        "https://user:qz/xj@host",
+        "https://user:qz?xj@host",
+        "https://user:qz#xj@host",
+        "ftp://host/path?key=qz@xj",
+        "https://deploy..example.org/hook",
+        "https://deploy%2E%2Eexample.org/hook",
+        "https://host%3A99999/hook",
+        f"https://{'a' * 64}.example.org/hook",
     ],
 )
 def test_what_is_no_web_address_is_refused_before_anything_moves(told, url):
     """And a password in it is not repeated."""
     with pytest.raises(InvalidInput, match="cannot notify") as caught:
         told.promote("summary/1", "production", notify=[url])
-    assert "geheim" not in str(caught.value)
+    assert not any(part in str(caught.value) for part in ("user", "geheim", "qz", "xj"))
     assert told.adapter("summary").aliases == {}
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_%%%"])
+@pytest.mark.backends("sqlite+local")
+def test_what_cannot_even_be_asked_is_told_and_not_raised(told, monkeypatch):
+    """The alias has moved by then: whatever is wrong, such as a proxy's address, is the answer."""
+    monkeypatch.setenv("http_proxy", "http://proxy..example.org:3128")
+    monkeypatch.delenv("no_proxy")
+    (notification,) = told.promote(
+        "summary/1", "production", notify=["http://deploy.example.org/hook"]
+    ).notifications
+    assert (notification.delivered, notification.status) == (False, None)
+    assert "idna" in notification.error
+    assert [action for action, _ in last(told, 2)] == ["promote", "notify-failed"]
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_%%%", "whsec_", "whsec_%%%ü", "%%%\udcff"])
 def test_without_a_secret_nothing_moves(place, summary_files, listener, monkeypatch, secret):
     """Notifications that nobody can check are not sent."""
     monkeypatch.setenv("DOVETAIL_NOTIFY_SECRET", secret)

@@ -192,12 +192,13 @@ class _Recorded:
 def _read_document(document: Mapping[str, Any]) -> _Recorded:
     """Check a base model's document; that of many adapters of one base is checked once."""
     told = document.get("base_model")
+    alike = dict(document)
     if isinstance(told, Mapping) and "created_at" in told:
-        # Each save puts its own moment here. It is checked by itself and is no part of what is
-        # compared, so that the rest is known again.
-        parse_base_model(told)
-        document = {**document, "base_model": {**told, "created_at": _ANY_MOMENT}}
-    return _read_canonical(canonical_json(document))
+        # Each save puts its own moment here, and nothing that is asked for depends on it.
+        alike["base_model"] = {**told, "created_at": _ANY_MOMENT}
+    recorded = _read_canonical(canonical_json(alike))
+    parse_base_model(told)  # with its own moment
+    return recorded
 
 
 @lru_cache(maxsize=8)

@@ -132,7 +132,7 @@ def _repository(client: MlflowClient, uri: str) -> ArtifactRepository:
 
 
 def adapters_in(repository: ArtifactRepository) -> Iterator[str]:
-    """Yield the directories that hold an adapter; of an MLflow model's, the model's own.
+    """Yield the directories that hold an adapter, each once; of an MLflow model's, the model's own.
 
     Raises:
         InvalidInput: There are too many to look into.
@@ -140,6 +140,7 @@ def adapters_in(repository: ArtifactRepository) -> Iterator[str]:
         StorageError: It cannot be reached.
     """
     waiting: list[tuple[str, str | None]] = [("", None)]
+    held: set[str] = set()
     looked_at = 0
     while waiting:
         path, model = waiting.pop(0)
@@ -155,7 +156,10 @@ def adapters_in(repository: ArtifactRepository) -> Iterator[str]:
         if MODEL_FILE in names and model is None:
             model = path
         if CONFIG_FILE in names:
-            yield model if model is not None and _is_near(path, model) else path
+            place = model if model is not None and _is_near(path, model) else path
+            if place not in held:
+                held.add(place)
+                yield place
         if path.count("/") < _DEEPEST:
             waiting += [(entry.path, model) for entry in entries if entry.is_dir]
 

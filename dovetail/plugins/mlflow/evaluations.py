@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LoggedEvaluation", "check_run", "log_evaluation"]
 
-_NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_. -]+")
+_NOT_IN_KEYS = re.compile(r"[^\w. -]+")
 _LONGEST_NAME = 120  # a key has 250 characters at most
 _LONGEST_DIGEST = 36  # MLflow's column
+_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ def log_evaluation(
 
     version = _version_of(registry, evaluation)
     run_id, model_id = _run_of(version), version.tags.get(MODEL_TAG)
-    dataset = dataset_key(evaluation.dataset_name)
+    dataset = dataset_key(evaluation.dataset_name, evaluation.dataset_digest)
     metrics = _metrics(evaluation, dataset, model_id)
     tags = [
         RunTag("dovetail.version", str(version.reference)),
@@ -79,15 +80,23 @@ def log_evaluation(
     )
 
 
-def dataset_key(name: str | None) -> str:
+def dataset_key(name: str | None, digest: str | None) -> str:
     """Return a dataset's name as a part of a metric's key.
 
+    Where that has not all of the name, digits of the dataset's digest tell it from others.
+
     Examples:
-        >>> dataset_key("samsum/test.jsonl"), dataset_key("äö"), dataset_key(None)
-        ('samsum_test.jsonl', '_', 'dataset')
+        >>> dataset_key("prüfung.jsonl", "sha256:0123456789")
+        'prüfung.jsonl'
+        >>> dataset_key("samsum/test.jsonl", "sha256:0123456789")
+        'samsum_test.jsonl-01234567'
     """
-    text = _NOT_IN_KEYS.sub("_", name or "dataset")[:_LONGEST_NAME]
-    return text if text.strip(".") else "dataset"
+    name = name or "dataset"
+    text = _NOT_IN_KEYS.sub("_", name)[:_LONGEST_NAME]
+    if not text.strip("."):  # a folder, and not a name
+        text = "dataset"
+    digits = _digits(digest)[:_DIGITS]
+    return text if text == name or not digits else f"{text}-{digits}"
 
 
 def check_run(
@@ -127,7 +136,7 @@ def _metrics(evaluation: Evaluation, dataset: str, model_id: str | None) -> list
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    digest = (evaluation.dataset_digest or "").removeprefix("sha256:")[:_LONGEST_DIGEST]
+    digest = _digits(evaluation.dataset_digest)[:_LONGEST_DIGEST]
     values: dict[str, float] = {}
     for metric, score in evaluation.scores.items():
         values[metric] = score.value
@@ -148,6 +157,10 @@ def _metrics(evaluation: Evaluation, dataset: str, model_id: str | None) -> list
         )
         for key, value in values.items()
     ]
+
+
+def _digits(digest: str | None) -> str:
+    return (digest or "").removeprefix("sha256:")
 
 
 def _how(evaluation: Evaluation) -> str:

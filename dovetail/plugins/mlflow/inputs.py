@@ -32,11 +32,13 @@ def read_records(data: Any) -> list[Record]:
         case str():
             return [{_PLAIN: data}]
         case pd.DataFrame():
-            rows = data.to_dict("records")
+            rows: list[Record] = [_named(row) for row in data.to_dict("records")]
+            # Where a signature has inputs, MLflow makes such a table of columns.
+            return _spread(rows[0]) if len(rows) == 1 else rows
         case pd.Series() | np.ndarray():
             return read_records(data.tolist())
         case Mapping():
-            rows = [data]
+            return _spread(_named(data))
         case list() | tuple():
             return [record for item in data for record in _read_item(item)]
         case _:
@@ -44,7 +46,6 @@ def read_records(data: Any) -> list[Record]:
                 f"the input is {type(data).__name__}; give a DataFrame, a list of texts, or a "
                 "dictionary of column to texts"
             )
-    return [record for row in rows for record in _spread(_named(row))]
 
 
 def text_for(record: Record, template: InputTemplate | None) -> str:
@@ -83,7 +84,9 @@ def adapter_for(record: Record, template: InputTemplate | None) -> str | None:
 
 
 def _read_item(item: Any) -> list[Record]:
-    if isinstance(item, str | Mapping):
+    if isinstance(item, Mapping):
+        return [_named(item)]
+    if isinstance(item, str):
         return read_records(item)
     if _plain(item) is None:
         return [{_PLAIN: None}]
@@ -105,13 +108,14 @@ def _plain(value: Any) -> Any:
     return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
 
 
-def _spread(row: dict[str, Any]) -> list[Record]:
+def _spread(row: Record) -> list[Record]:
     """Make rows of one that has lists in its columns; a text beside them is for all of them."""
     columns = {key: value for key, value in row.items() if isinstance(value, list | tuple)}
     if not columns:
         return [row]
     lengths = {key: len(value) for key, value in columns.items()}
-    if len(set(lengths.values())) > 1:
+    lost = 0 in lengths.values() and len(columns) < len(row)
+    if lost or len(set(lengths.values())) > 1:
         raise InvalidInput(f"the columns are of different length: {lengths}", lengths=lengths)
     count = next(iter(lengths.values()))
     return [

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,15 @@ _METRICS = {
     "exactmatch": "exact_match",
     "em": "exact_match",
 }
-_OF_HUNDRED = frozenset({"bleu", "chrf"})
+_FAMILIES = {
+    "rouge1": "rouge",
+    "rouge2": "rouge",
+    "rougeL": "rouge",
+    "rougeLsum": "rouge",
+    "accuracy": "accuracy",
+    "exact_match": "exact_match",
+}
+"""Of which of them all are logged of 1, or all of 100. BLEU and chrF are always of 100."""
 _PERCENT = 100.0
 
 _KEY = re.compile(
@@ -62,10 +70,11 @@ def find_scores(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the scores among a run's metrics, under Dovetail's names and in its units.
 
     Where a metric is there several times, the one without a prefix counts, then that of the test
-    set, then that of the validation set. ROUGE, accuracy and exact match in percent are recognised
-    by a value over 1 among those that were logged together, and divided by 100. What cannot be
-    told is left out, with a warning in the log: a value out of range, and a BLEU or chrF of at
-    most 1, which may be meant of 1 or of 100.
+    set, then that of the validation set. ROUGE in percent is recognised by a value over 1 among the
+    ROUGE that was logged together, and divided by 100; so is accuracy, and so is exact match. What
+    cannot be told is left out, with a warning in the log: a value out of range, and what may be
+    meant of 1 or of 100. That is a BLEU or chrF of at most 1, and any of the others where only
+    another family is known to be in percent.
 
     Args:
         metrics: Keys and values, as ``run.data.metrics`` has them.
@@ -109,14 +118,20 @@ def _recognise(key: str, value: float) -> _Found | None:
 def _in_our_units(together: Iterable[_Found]) -> Iterable[tuple[str, float]]:
     """Yield metrics that were logged together, in Dovetail's units."""
     found = list(together)
-    percent = any(one.value > 1 for one in found if one.metric not in _OF_HUNDRED)
+    percent = {_FAMILIES[one.metric] for one in found if one.metric in _FAMILIES and one.value > 1}
     for one in found:
         value = _scaled(one, percent=percent)
         if value is not None:
             yield one.metric, value
 
 
-def _scaled(one: _Found, *, percent: bool) -> float | None:
+def _scaled(one: _Found, *, percent: Set[str]) -> float | None:
+    """Return a score in Dovetail's units, or None where they cannot be told.
+
+    Args:
+        one: The score.
+        percent: The families that are known to be in percent among what was logged together.
+    """
     if not 0 <= one.value <= _PERCENT:
         logger.warning(
             "the run's metric %r is %s, which is no such score; it is not recorded: give the right "
@@ -125,16 +140,24 @@ def _scaled(one: _Found, *, percent: bool) -> float | None:
             one.value,
         )
         return None
-    if one.metric not in _OF_HUNDRED:
-        return one.value / _PERCENT if percent else one.value
-    if one.versioned and one.value <= 1:
-        return one.value * _PERCENT
-    if 0 < one.value <= 1:
-        logger.warning(
-            "the run's metric %r is %s, of 1 or of 100; it is not recorded: give it from 0 to 100 "
-            "as a score of its own",
-            one.key,
-            one.value,
-        )
-        return None
-    return one.value
+    family = _FAMILIES.get(one.metric)
+    if family is None:
+        if one.versioned and one.value <= 1:
+            return one.value * _PERCENT
+        return _unless_unclear(one, unclear=one.value <= 1, most=100)
+    if family in percent:
+        return one.value / _PERCENT
+    return _unless_unclear(one, unclear=bool(percent), most=1)
+
+
+def _unless_unclear(one: _Found, *, unclear: bool, most: int) -> float | None:
+    if not unclear or one.value == 0:  # zero is zero of anything
+        return one.value
+    logger.warning(
+        "the run's metric %r is %s, of 1 or of 100; it is not recorded: give it from 0 to %s "
+        "as a score of its own",
+        one.key,
+        one.value,
+        most,
+    )
+    return None

@@ -29,6 +29,7 @@ from dovetail.settings import Settings
 
 SCHEME = "dovetail://"
 _MODEL_CARD = "README.md"  # PEFT's, with every line still to be filled in
+_SETTLED = ("base_model", "base_revision", "allow_base_mismatch", "exclude")
 _TRAINED = ("task", "input_template", "generation_config", "hyperparameters")
 
 
@@ -144,10 +145,10 @@ def _as_reference(text: str, wanted: Wanted) -> Reference:
         reference = Reference.parse(text.removeprefix(SCHEME))
     except InvalidReference as error:
         raise InvalidReference(f"{text!r} is no directory, and {error}", value=text) from error
-    given = [*wanted.said, *(name for name in ("base_model", "exclude") if getattr(wanted, name))]
+    given = [*wanted.said, *(name for name in _SETTLED if getattr(wanted, name))]
     if given:
         raise InvalidInput(
-            f"{text!r} is a registered version, and {', '.join(given)} were recorded when it was "
+            f"{text!r} is a registered version, and {', '.join(given)} were settled when it was "
             "registered; leave them out here",
             value=text,
         )
@@ -222,7 +223,7 @@ def _described(
         **settings_of(payload.config),
         **labels_beside(saved.payload, payload.config.get("task_type")),
     }
-    location = str(base.directory.resolve()) if base.directory.is_dir() else None
+    location = str(base.directory.resolve()) if base.directory and base.directory.is_dir() else None
     described: dict[str, Any] = {
         "payload": saved.payload,
         "base_name": base.name,

@@ -14,6 +14,7 @@ It is the first of these that there is:
 from __future__ import annotations
 
 import os
+import re
 
 from dovetail.registry.store import Registry
 
@@ -22,6 +23,7 @@ SCHEME = "dovetail"
 _ENVIRONMENT = f"{SCHEME}://"
 # With this, mlflow server tells the processes that it starts what its option says.
 _OF_SERVER = "_MLFLOW_SERVER_REGISTRY_STORE"
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#]*@")
 
 
 def find_registry(registry_uri: str | None = None) -> str:
@@ -66,8 +68,7 @@ def open_registry(store_uri: str) -> Registry:
 
 def shown(server: str) -> str:
     """Return a server's URL for people, without the password that it may have."""
-    scheme, _, rest = server.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    return _CREDENTIALS.sub("", server)
 
 
 def advice_on(uri: str) -> str:

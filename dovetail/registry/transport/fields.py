@@ -111,5 +111,5 @@ class Fields:
 
 
 def refuse(problem: str) -> NoReturn:
-    """Say what is wrong with a bundle."""
+    """Say what is wrong with a bundle, or with a base model's document."""
     raise InvalidPayload(f"{problem}; it is damaged or was not written by dovetail")

@@ -15,11 +15,9 @@ from dovetail.loader import Row, open_base
 TEXTS = ("w3 w4 w5", "w9 w12 w7 w30 w8 w11 w6", "w21")
 NEW = 6
 
-# PEFT asks for what transformers has since renamed, and MLflow for what SQLAlchemy has; the rest
-# is what PEFT says of its own defaults.
+# PEFT asks for what transformers has since renamed; the rest is what PEFT says of its own defaults.
 IGNORED = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),  # by pandas
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),

@@ -157,10 +157,13 @@ def test_registered_version_takes_no_other_template(bases, adapters, tmp_path):
     """What was recorded at registration cannot be said otherwise when it is saved."""
     with Registry.open() as registry:
         registry.register("chat", adapters(), base=bases("gpt2"))
-    with pytest.raises(InvalidInput, match="input_template, base_model were recorded"):
+    with pytest.raises(InvalidInput, match="input_template, base_model were settled"):
         flavor.save_model(
             "chat/1", tmp_path / "model", input_template="{text}", base_model=bases("gpt2")
         )
+    for option in ({"base_revision": "main"}, {"allow_base_mismatch": True}, {"exclude": ["*.md"]}):
+        with pytest.raises(InvalidInput, match=next(iter(option))):
+            flavor.save_model("chat/1", tmp_path / "model", **option)
 
 
 def test_model_can_be_saved_again(adapters, tmp_path):

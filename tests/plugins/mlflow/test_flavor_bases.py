@@ -15,7 +15,14 @@ import mlflow
 import pytest
 
 import dovetail.plugins.mlflow as flavor
-from dovetail.errors import BaseModelNotFound, DigestMismatch, IncompatibleBaseModel, InvalidInput
+from dovetail.errors import (
+    BaseModelNotFound,
+    DigestMismatch,
+    IncompatibleBaseModel,
+    InvalidInput,
+    InvalidPayload,
+)
+from dovetail.plugins.mlflow import bases as shared_bases
 from dovetail.plugins.mlflow.saved import read_saved
 from dovetail.registry.fingerprint import read_base
 from dovetail.registry.store import Registry
@@ -79,6 +86,36 @@ def test_base_stays_between_one_model_and_the_next(save):
     assert id(model.base.model) == first
     flavor.release_bases()
     assert flavor.load_model(place).base is model.base
+
+
+def test_what_is_recorded_of_a_base_is_checked_once(save, monkeypatch):
+    """Directories that were saved at different moments tell of one base, which is parsed once."""
+    places = [save(), save(seed=1)]
+    first, second = (read_saved(place).base_document["base_model"] for place in places)
+    assert first.pop("created_at") != second.pop("created_at")
+    assert first == second
+    read, calls = shared_bases.read_base_document, []
+    monkeypatch.setattr(
+        shared_bases, "read_base_document", lambda document: calls.append(1) or read(document)
+    )
+    shared_bases._read_canonical.cache_clear()
+    kept = [flavor.load_model(place) for place in places]
+    assert len(kept[0].base.attached) == len(places)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("moment", ["yesterday", None, "2026-01-01T00:00:00+01:00"])
+def test_record_of_a_base_with_an_impossible_moment_is_refused(save, moment):
+    """What is left out of the comparison is checked all the same, though the rest is known."""
+    kept = flavor.load_model(save())
+    place = save(seed=1)
+    path = Path(place) / "base_model.json"
+    document = json.loads(path.read_text())
+    document["base_model"]["created_at"] = moment
+    path.write_text(json.dumps(document))
+    with pytest.raises(InvalidPayload, match="created_at"):
+        flavor.load_model(place)
+    assert len(kept.base.attached) == 1
 
 
 def test_base_that_somebody_closed_is_opened_again(save):

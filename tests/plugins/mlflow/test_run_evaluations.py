@@ -4,15 +4,11 @@ import json
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.utils.validation import _validate_metric_name
 
 from dovetail.errors import InvalidInput, NotFoundError
-from dovetail.plugins.mlflow.evaluations import log_evaluation
+from dovetail.plugins.mlflow.evaluations import dataset_key, log_evaluation
 from dovetail.scoring import evaluate
-
-# MLflow asks SQLAlchemy for what it has renamed.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"
-)
 
 ROWS = [
     {"summary": "a cat sat", "prediction": "a cat sat"},
@@ -110,6 +106,23 @@ def test_scores_go_to_the_run_and_to_the_model(place, client, run, register, mea
     assert on_model["rougeL"].value == pytest.approx(score.value)
     assert on_model["rougeL"].dataset_name == "test set.jsonl"
     assert found.dataset_digest.partition(":")[2].startswith(on_model["rougeL"].dataset_digest)
+
+
+@pytest.mark.parametrize("name", ["test set.jsonl", "Prüfung_2.jsonl", "試験.jsonl", "x" * 120])
+def test_a_datasets_name_is_kept_where_mlflow_takes_it(name):
+    """Letters of every language, as MLflow's own pattern has it."""
+    _validate_metric_name(f"dovetail/{name}/rougeL")
+    assert dataset_key(name, "sha256:0123456789abcdef") == name
+
+
+@pytest.mark.parametrize("name", ["a/b", "tést?", "..", ".", "/", "x" * 121, "a\nb"])
+def test_a_datasets_name_that_mlflow_does_not_take_has_its_digest(name):
+    """So that two datasets never share a key."""
+    one, other = (dataset_key(name, f"sha256:{digit * 64}") for digit in "12")
+    assert one.endswith("-11111111")
+    assert other.endswith("-22222222")
+    _validate_metric_name(f"dovetail/{one}/rougeL")
+    assert len(one) <= 130
 
 
 def test_logging_twice_keeps_both(place, client, run, register, measured):

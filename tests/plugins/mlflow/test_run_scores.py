@@ -75,6 +75,37 @@ def test_percent_is_recognised():
     assert find_scores(metrics) == pytest.approx({"rouge1": 0.475, "rouge2": 0.0075, "rougeL": 0.3})
 
 
+@pytest.mark.parametrize(
+    ("metrics", "scores"),
+    [
+        ({"eval_accuracy": 91.0, "eval_exact_match": 12.5, "eval_rougeL": 47.5},
+         {"accuracy": 0.91, "exact_match": 0.125, "rougeL": 0.475}),
+        ({"eval_rouge1": 47.5, "eval_accuracy": 0.0}, {"rouge1": 0.475, "accuracy": 0.0}),
+        ({"eval_bleu": 31.5, "eval_accuracy": 0.9}, {"bleu": 31.5, "accuracy": 0.9}),
+    ],
+)  # fmt: skip
+def test_each_family_of_metrics_says_for_itself_what_it_is_of(metrics, scores):
+    """ROUGE, accuracy and exact match; zero is zero, and BLEU is always of a hundred."""
+    assert find_scores(metrics) == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "scores", "left_out"),
+    [
+        ({"eval_rouge1": 47.5, "eval_accuracy": 0.9}, {"rouge1": 0.475}, "eval_accuracy"),
+        ({"eval_accuracy": 91.0, "eval_rougeL": 0.5}, {"accuracy": 0.91}, "eval_rougeL"),
+        ({"eval_accuracy": 91.0, "eval_exact_match": 1.0}, {"accuracy": 0.91}, "eval_exact_match"),
+    ],
+)
+def test_small_values_beside_percent_of_another_family_are_left_out(
+    metrics, scores, left_out, caplog
+):
+    """Nobody can tell whether they are percent, too: a warning names them."""
+    assert find_scores(metrics) == pytest.approx(scores)
+    assert repr(left_out) in caplog.text
+    assert "of 1 or of 100" in caplog.text
+
+
 def test_bleu_and_chrf_are_of_a_hundred():
     """MLflow's own are of one; of others at most 1 nobody can tell."""
     assert find_scores({"bleu": 31.5, "chrf": 55.0}) == {"bleu": 31.5, "chrf": 55.0}

@@ -19,9 +19,8 @@ from dovetail.errors import (
 from dovetail.plugins.mlflow import log_model, register_run
 from dovetail.registry.fingerprint import read_base
 
-# MLflow asks SQLAlchemy and pandas for what they have renamed, and warns of its own type hints.
+# MLflow asks pandas for what it has renamed, and warns of its own type hints.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
@@ -233,6 +232,21 @@ def test_a_model_of_our_flavor_brings_its_base_along(
     assert version.generation_config == {"max_new_tokens": 32}
     assert version.tags["mlflow.model_id"] == made.model_id
     assert version.hyperparameters["learning_rate"] == 0.0003
+
+
+def test_a_model_with_two_folders_of_adapters_is_one_candidate(
+    store, tracking, run, adapter, logged_model, tiny_base, tmp_path
+):
+    """It is loaded as one model, so it is listed once."""
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    adapter().rename(saved / "adapter")
+    adapter().rename(saved / "before")
+    fingerprint = store.register_base(tiny_base).fingerprint
+    flavor = {"adapter": "adapter", "base_model": {"fingerprint": fingerprint}}
+    (saved / "MLmodel").write_text(json.dumps({"flavors": {"dovetail": flavor}}))
+    logged_model(run, "model", saved)
+    assert register_run(store, "summary", run, tracking_uri=tracking).created
 
 
 def test_models_of_one_name_are_told_apart_by_id(store, tracking, run, adapter, logged_model):

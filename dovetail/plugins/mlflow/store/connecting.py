@@ -66,20 +66,29 @@ def settings_of(store_uri: str | None) -> Settings:
         return Settings.from_env()
     kind = scheme.removeprefix(f"{SCHEME}+")
     if kind == scheme or not separator:
-        raise InvalidInput(
-            f"registry store URI {store_uri!r} cannot be understood; write dovetail://, "
-            "dovetail+sqlite:////path/to/registry.db or dovetail+postgresql://USER@HOST/DATABASE",
-            value=store_uri,
-        )
+        raise _not_understood(scheme)
     try:
         url = make_url(f"{_DRIVERS.get(kind, kind)}://{rest}")
-    except (ArgumentError, ValueError) as error:
-        raise InvalidInput(
-            f"registry store URI of scheme {scheme!r} cannot be understood: {error}"
-        ) from error
+    except (ArgumentError, ValueError):
+        raise _not_understood(scheme) from None  # it repeats what stands where the port should
     objects = url.query.get(_OBJECTS)
+    if isinstance(objects, tuple):
+        raise InvalidInput(
+            f"registry store URI of scheme {scheme!r} gives {_OBJECTS} {len(objects)} times; "
+            "give it once"
+        )
     database = url.difference_update_query([_OBJECTS])
     return Settings.from_env(
         database_url=database.render_as_string(hide_password=False),
-        objects_url=objects if isinstance(objects, str) else None,
+        objects_url=objects,
+    )
+
+
+def _not_understood(scheme: str) -> InvalidInput:
+    """Return the error for a store URI; of that it shows the scheme, as it may have a password."""
+    shown = scheme.partition(":")[0]
+    return InvalidInput(
+        f"registry store URI of scheme {shown!r} cannot be understood; write dovetail://, "
+        "dovetail+sqlite:////path/to/registry.db or dovetail+postgresql://USER@HOST:PORT/DATABASE",
+        value=shown,
     )

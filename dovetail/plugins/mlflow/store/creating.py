@@ -76,9 +76,10 @@ class Creating:
         with self._connection.database.reading() as connection:
             is_adapter = catalogue.is_adapter(connection, name)
             is_kept = not is_adapter and self._others.holds_versions(connection, name)
-        if is_kept or not (is_adapter or self._may_become_adapter(name, tags)):
+        model = None if is_adapter or is_kept else self._others.find_model(name)
+        # A model that has no version yet may become an adapter; a prompt may not.
+        if not is_adapter and (model is None or has_prompt_tag(tags)):
             return self._keep(request, tags)
-        model = None if is_adapter else self._others.store.get_registered_model(name)
         registration = register(self._connection, request, model=model)
         if registration is not None:
             if model is not None:
@@ -90,10 +91,6 @@ class Creating:
                 f"and {name!r} is an adapter; register other models under another name"
             )
         return self._keep(request, tags)
-
-    def _may_become_adapter(self, name: str, tags: Sequence[ModelVersionTag]) -> bool:
-        """Tell whether the first version of a model, with these tags, may be an adapter's."""
-        return self._others.is_empty_model(name) and not has_prompt_tag(tags)
 
     def _keep(self, request: Request, tags: Sequence[ModelVersionTag]) -> ModelVersion:
         """Let MLflow's own store keep a version by its source."""

@@ -165,8 +165,7 @@ def _of_adapter(part: Comparison) -> Filter | bool:
 def _of_tag(part: Comparison, kind: str) -> Filter | bool:
     key = str(part.field.key)
     if key == IS_PROMPT_TAG_KEY:  # adapters do not have it, and are no prompts
-        is_true = str(part.value).lower() == "true"
-        return is_true is (part.operator == "!=")
+        return _holds_of_no_prompt(part)
     if key.startswith(entities.MIRRORED) and key not in _MIRRORED:
         metric = key.removeprefix(entities.MIRRORED)
         raise InvalidQuery(
@@ -181,6 +180,16 @@ def _of_tag(part: Comparison, kind: str) -> Filter | bool:
     return replace(part, field=field)
 
 
+def _holds_of_no_prompt(part: Comparison) -> bool:
+    """Tell whether a condition on the tag that marks prompts holds of what does not have it."""
+    if part.operator == "IS NULL":
+        return not part.negated
+    if part.operator == "IN":
+        return part.negated is not any(str(value).lower() == "false" for value in part.value)
+    # MLflow's own store looks at nothing else than whether prompts are asked for.
+    return (part.operator, str(part.value).lower()) not in {("=", "true"), ("!=", "false")}
+
+
 def _of_parameter(part: Comparison) -> Filter:
     """Compare a parameter with what is in quotes as text and, if it is one, as a number.
 
@@ -191,9 +200,12 @@ def _of_parameter(part: Comparison) -> Filter:
     if part.operator == "IN":
         both = [*part.value, *(value for text in part.value for value in _meanings(text))]
         return replace(part, value=tuple(both))
+    if part.operator == "!=":  # to compare text with a number would be unknown, and not True
+        equal = _of_parameter(replace(part, operator="="))
+        return _join("AND", [Comparison(part.field, "IS NULL", None, negated=True), Not(equal)])
     meanings = [replace(part, value=value) for value in _meanings(part.value)]
-    if part.operator in ("=", "!="):
-        return _join("OR" if part.operator == "=" else "AND", [part, *meanings])
+    if part.operator == "=":
+        return _join("OR", [part, *meanings])
     return meanings[0] if meanings else part
 
 

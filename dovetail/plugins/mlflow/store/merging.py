@@ -80,7 +80,7 @@ def merge(
     place: Place,
     is_shadowed: Callable[[Any], bool] = lambda _: False,
 ) -> PagedList[Any]:
-    """Join two parts to one page.
+    """Join two parts to one page, which is a short one where many of theirs are shadowed.
 
     Args:
         ours: Pairs of row id and entity; as many as the page may have.
@@ -93,6 +93,8 @@ def merge(
     page: list[Any] = []
     mine = other = 0
     while len(page) < limit and (mine < len(ours.items) or other < len(theirs.items)):
+        if (mine == len(ours.items) and ours.more) or (other == len(theirs.items) and theirs.more):
+            break  # what comes next may be among what is not on hand
         rival = theirs.items[other] if other < len(theirs.items) else None
         if rival is not None and is_shadowed(rival):
             other += 1

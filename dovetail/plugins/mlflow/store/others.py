@@ -37,6 +37,7 @@ from dovetail.registry.database import Database
 from dovetail.registry.locking import lock_schema
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import RegisteredModel
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 SCHEMA = "mlflow"
@@ -119,15 +120,16 @@ class Others:
         """
         return self._finds(connection, _ANY_VERSION, of_name=name)
 
-    def is_empty_model(self, name: str) -> bool:
-        """Tell whether a model that never had a version is there, and is no prompt.
+    def find_model(self, name: str) -> RegisteredModel | None:
+        """Return a model, or None if it is a prompt.
 
         Raises:
             MlflowException: There is no such model; status 404.
         """
         if not self.exist:
             raise missing(f"Registered Model with name={name} not found")
-        return not self.store.get_registered_model(name)._is_prompt()  # noqa: SLF001 (MLflow has no other way to ask)
+        model: RegisteredModel = self.store.get_registered_model(name)
+        return None if model._is_prompt() else model  # noqa: SLF001 (MLflow has no other way to ask)
 
     def remove_empty_model(self, name: str) -> None:
         """Remove a model, unless it has a version by now, or is gone: an adapter took its place."""

@@ -150,15 +150,17 @@ def _facts(request: Request) -> RunFacts | None:
     from mlflow import MlflowClient
 
     client = MlflowClient()
+    asked = f"model {model_id}"
     try:
         model = client.get_logged_model(model_id) if model_id else None
         run_id = request.run_id or (model.source_run_id if model is not None else None)
         if not run_id:
             return None
+        asked = f"run {run_id}"
         run = client.get_run(run_id)
         experiment = client.get_experiment(run.info.experiment_id).name
     except (MlflowException, OSError) as error:
-        _logger.warning("what run %s says cannot be read: %s", request.run_id, error)
+        _logger.warning("what %s says cannot be read: %s", asked, error)
         return None
     return read_run(run, model=model, experiment=experiment)
 

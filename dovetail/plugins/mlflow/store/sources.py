@@ -73,9 +73,20 @@ def _fetch(source: str, places: ExitStack) -> Path | None:
     place = Path(places.enter_context(tempfile.TemporaryDirectory(prefix="dovetail-")))
     found = _places(repository, place, "")
     if not found:
-        children = [entry.path for entry in repository.list_artifacts(None) if entry.is_dir]
+        entries = repository.list_artifacts(None)
+        # Another model may have adapters among its files; it is another model all the same.
+        is_model = MODEL_FILE in {entry.path for entry in entries}
+        children = [] if is_model else [entry.path for entry in entries if entry.is_dir]
         for child in children[:_MOST_CHILDREN]:
             found += _places(repository, place, child)
+        if len(children) > _MOST_CHILDREN:
+            _logger.warning(
+                "source %s of a model version has %d folders, and an adapter was looked for in the "
+                "first %d; if it is in another, add the folder's name to the source",
+                source,
+                len(children),
+                _MOST_CHILDREN,
+            )
     if len(found) > 1:
         raise InvalidInput(
             f"source {source!r} holds {len(found)} adapters ({', '.join(found[:5])}); say which: "

@@ -18,10 +18,6 @@ from hypothesis.stateful import (
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.exceptions import MlflowException
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"
-)
-
 PROMPT_TAG = "mlflow.prompt.is_prompt"
 NAMES = ["ada", "bob", "Bob.b", "cy-d", "e_e"]
 TAGS = ["team", "lang", "x.y"]
@@ -139,8 +135,10 @@ name_clauses = st.one_of(
     st.lists(names, min_size=1, max_size=3).map(lambda some: f"name NOT IN ({_quoted(some)})"),
 )
 prompt_clauses = st.sampled_from(
-    [f"tag.`{PROMPT_TAG}` {test}" for test in ("!= 'true'", "= 'true'", "= 'false'", "!= 'false'")]
-)
+    [f"tag.`{PROMPT_TAG}` {test}" for test in (
+        "!= 'true'", "= 'true'", "= 'false'", "!= 'false'", "= 'x'", "!= 'x'", "LIKE 't%'",
+    )]
+)  # fmt: skip
 run_clauses = st.sampled_from(
     [f"run_id {test}" for test in (
         f"= '{RUNS[1]}'", f"!= '{RUNS[1]}'", "LIKE 'a%'", f"IN ('{RUNS[1]}', '{RUNS[2]}')",

@@ -6,13 +6,12 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact import artifact_repository_registry
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from dovetail.plugins.mlflow.store.sources import fetched
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-    pytest.mark.backends("sqlite+local"),
-]
+pytestmark = pytest.mark.backends("sqlite+local")
 
 
 @pytest.fixture
@@ -35,6 +34,15 @@ def run(client, payloads):
     client.set_tag(made.info.run_id, "mlflow.source.git.commit", "abc123")
     client.log_artifacts(made.info.run_id, str(payloads[0]), "adapter")
     return made.info.run_id
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    """Let ``shelf:PATH`` be a store of artifacts that is no local directory to MLflow."""
+    stores = artifact_repository_registry._artifact_repository_registry._registry
+    monkeypatch.setitem(
+        stores, "shelf", lambda uri, **_: LocalArtifactRepository(uri.removeprefix("shelf:"))
+    )
 
 
 def test_what_a_run_says_is_recorded_with_its_adapter(ours, place, run):
@@ -68,11 +76,12 @@ def test_a_folder_with_several_adapters_is_refused(ours, client, run, payloads):
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def test_an_adapter_among_another_models_files_is_not_taken(tmp_path, payloads):
+@pytest.mark.parametrize("scheme", ["", "shelf:"])
+def test_an_adapter_among_another_models_files_is_not_taken(scheme, shelf, tmp_path, payloads):
     """The model stays what it is: MLflow loads it by its own flavor."""
     shutil.copytree(payloads[0], tmp_path / "model" / "adapter")
     (tmp_path / "model" / "MLmodel").write_text("flavors: {python_function: {}}")
-    with fetched(str(tmp_path / "model")) as saved:
+    with fetched(f"{scheme}{tmp_path / 'model'}") as saved:
         assert saved is None
 
 
@@ -84,6 +93,31 @@ def test_a_server_reads_its_artifacts_where_they_lie(tmp_path, payloads, monkeyp
         assert saved.base_name == "tiny"
     with pytest.raises(ValueError, match=r"has a '\.\.'"), fetched("mlflow-artifacts:/../x"):
         pass
+
+
+def test_folders_that_were_not_looked_into_are_told(shelf, payloads, tmp_path, caplog):
+    """An adapter may lie in them; where it is named, it is found."""
+    source = f"shelf:{tmp_path}/many"
+    for number in range(100):
+        (tmp_path / "many" / f"{number:03}").mkdir(parents=True)
+    with fetched(source) as saved:
+        assert saved is None
+    assert not caplog.text
+    shutil.copytree(payloads[0], tmp_path / "many" / "zzz")
+    with fetched(source) as saved:
+        assert saved is None
+    assert f"{source} of a model version has 101 folders" in caplog.text
+    with fetched(f"{source}/zzz") as saved:
+        assert saved.base_name == "tiny"
+
+
+def test_what_cannot_be_asked_of_a_run_is_named(ours, payloads, caplog):
+    """The version is registered without it, and the log says what was not read."""
+    ours.create_registered_model("summary")
+    ours.create_model_version("summary", "models:/m-gone", local_model_path=str(payloads[0]))
+    assert "what model m-gone says cannot be read" in caplog.text
+    ours.create_model_version("summary", str(payloads[1]), run_id="f" * 32)
+    assert f"what run {'f' * 32} says cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize("source", ["gone/1", "http://127.0.0.1:9/x", "models:/m-gone", "what:/is"])

@@ -19,6 +19,7 @@ from dovetail.errors import (
     ConflictError,
     DigestMismatch,
     GateRefused,
+    InvalidInput,
     InvalidPayload,
     StorageError,
 )
@@ -28,10 +29,7 @@ from dovetail.plugins.mlflow.store.connecting import settings_of
 from dovetail.registry.examples import ExampleScores, format_examples
 from dovetail.registry.records import Score
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-    pytest.mark.backends("sqlite+local", "postgresql+local"),
-]
+pytestmark = pytest.mark.backends("sqlite+local", "postgresql+local")
 ON_SQLITE = pytest.mark.backends("sqlite+local")
 
 
@@ -150,6 +148,12 @@ def test_scores_are_shown_as_tags_and_found_by_number(ours, add, measure):
         ("params.r = 2", [2, 1]),
         ("params.r = '2.0'", [2, 1]),
         ("params.r != '2'", []),
+        ("params.r != '3'", [2, 1]),
+        ("params.peft_type != '1'", [2, 1]),
+        ("params.peft_type != 1", [2, 1]),
+        ("params.peft_type != 'LORA'", []),
+        ("params.nothing != '1'", []),
+        ("NOT params.nothing != '1'", [2, 1]),
         ("params.r IN ('2', '3')", [2, 1]),
         ("params.peft_type LIKE 'LO%'", [2, 1]),
         ("params.r > '1' AND parameters.r < 3", [2, 1]),
@@ -162,6 +166,19 @@ def test_scores_are_shown_as_tags_and_found_by_number(ours, add, measure):
         ("tag.lang = 'en' OR alias = 'production'", [2, 1]),
         ("NOT tags.lang = 'en'", [1]),
         ("tags.`mlflow.prompt.is_prompt` = 'true' OR alias = 'production'", [1]),
+        ("tags.`mlflow.prompt.is_prompt` != 'true'", [2, 1]),
+        ("tags.`mlflow.prompt.is_prompt` = 'false'", [2, 1]),
+        ("tags.`mlflow.prompt.is_prompt` != 'false'", []),
+        ("tags.`mlflow.prompt.is_prompt` != 'x'", [2, 1]),
+        ("tags.`mlflow.prompt.is_prompt` LIKE 't%'", [2, 1]),
+        ("tags.`mlflow.prompt.is_prompt` IN ('true')", []),
+        ("tags.`mlflow.prompt.is_prompt` NOT IN ('true')", [2, 1]),
+        ("tags.`mlflow.prompt.is_prompt` IN ('false', 'x')", [2, 1]),
+        ("tags.`mlflow.prompt.is_prompt` NOT IN ('false')", []),
+        ("tags.`mlflow.prompt.is_prompt` IS NULL", [2, 1]),
+        ("tags.`mlflow.prompt.is_prompt` IS NOT NULL", []),
+        ("NOT tags.`mlflow.prompt.is_prompt` IS NULL", []),
+        ("tags.`mlflow.prompt.is_prompt` NOT LIKE 't%'", [2, 1]),
     ],
 )
 @ON_SQLITE
@@ -239,6 +256,27 @@ def test_models_that_are_no_adapters_are_kept_by_their_source(ours, add, tmp_pat
             break
     assert pages == [("classifier", 1), ("classifier", 2), ("summary", 1)]
     assert ours.get_model_version_download_uri("classifier", 2) == "somewhere/else"
+
+
+@ON_SQLITE
+def test_pages_are_in_one_order_where_models_are_hidden(ours, add, registry, payloads):
+    """A page is shorter rather than that a model comes too late."""
+    tags = [RegisteredModelTag("team", "a")]
+    for number, name in enumerate(("a", "b", "c")):
+        ours.create_registered_model(name, tags)
+        if name != "c":
+            registry.register(name, payloads[30 + number], base="tiny")
+    for name in ("x1", "x2"):
+        add(name)
+        ours.set_registered_model_tag(name, tags[0])
+    names, token = [], None
+    while True:
+        page = ours.search_registered_models("tags.team = 'a'", 2, ["name"], token)
+        names += [model.name for model in page]
+        token = page.token
+        if not token:
+            break
+    assert names == ["c", "x1", "x2"]
 
 
 @ON_SQLITE
@@ -440,6 +478,31 @@ def test_store_uris_name_a_registry(monkeypatch):
     )  # fmt: skip
     url = settings_of("dovetail+postgresql+psycopg://ann:p%40ss@db/adapters?sslmode=require")
     assert url.database_url == "postgresql+psycopg://ann:p%40ss@db/adapters?sslmode=require"
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://ann:s3cret@db/x",
+        "postgresql:ann:s3cret@db/x",
+        "dovetail+postgresql://ann:s3cret/x",
+        "dovetail://ann:s3cret@db/x",
+    ],
+)
+def test_a_store_uri_that_is_refused_is_not_repeated(uri):
+    """It may have a password; the scheme says enough."""
+    with pytest.raises(InvalidInput) as caught:
+        settings_of(uri)
+    assert uri.partition(":")[0] in caught.value.message
+    assert "s3cret" not in f"{caught.value.message} {vars(caught.value)}"
+
+
+@ON_SQLITE
+def test_a_store_uri_with_two_places_for_blobs_is_refused():
+    """Neither is taken, nor what the environment says."""
+    with pytest.raises(InvalidInput, match="objects_url 2 times"):
+        settings_of("dovetail+sqlite:////data/r.db?objects_url=s3://a/b&objects_url=s3://c/d")
 
 
 @ON_SQLITE
