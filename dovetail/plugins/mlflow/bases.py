@@ -2,7 +2,8 @@
 
 Bases are kept by fingerprint, device and type for as long as a loaded model uses them; the one that
 was used last stays a while longer, so that loading one adapter after the other opens it once.
-Adapters are attached by the digest of their payload, and let go of when no model has them any more.
+Adapters are attached by the digest of their payload, and let go of when the next one comes and no
+model has them any more. Versions that rows name stay, the last so many of them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import json
 import os
 import threading
 import weakref
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from dovetail.registry.manifest import Manifest
     from dovetail.registry.payload import Payload
 
+KEPT_VERSIONS = 64
+"""Versions named by rows that stay on a base model when no call uses them."""
+
 _CPU = "cpu"
 _ANY_MOMENT = "1970-01-01T00:00:00+00:00"
 _SPELLED = {short: torch.removeprefix("torch.") for torch, short in DTYPES.items()}
@@ -49,13 +54,15 @@ class SharedBase:
 
     Attributes:
         frozen: The base model.
-        lock: Held while rows run and while adapters come or go: one job at a time.
+        lock: Held while rows run and while adapters are counted: one job at a time.
     """
 
     def __init__(self, frozen: FrozenBase) -> None:
         self.frozen = frozen
         self.lock = threading.RLock()
         self._users: Counter[str] = Counter()
+        # Versions of a registry by their use, the last behind all others; how many calls use each.
+        self._versions: OrderedDict[str, int] = OrderedDict()
         # Models end at any moment and in any thread, this lock held or not; adding here is all
         # that is done then.
         self._ended: deque[str] = deque()
@@ -85,14 +92,44 @@ class SharedBase:
             weakref.finalize(user, self._ended.append, digest)
         return adapter
 
-    def attach_registered(
-        self, reference: str, *, registry: Registry, allow_base_mismatch: bool
+    @contextmanager
+    def versions(
+        self, references: Iterable[str], *, registry: Registry, allow_base_mismatch: bool
+    ) -> Iterator[dict[str, AttachedAdapter]]:
+        """Attach versions of a registry, by reference, for as long as the block lasts.
+
+        The ``KEPT_VERSIONS`` that were used last stay attached behind it. The registry is asked
+        without holding the lock.
+        """
+        used: dict[str, AttachedAdapter] = {}
+        try:
+            for reference in references:
+                used[reference] = self._use(reference, registry, allow_base_mismatch)
+            yield used
+        finally:
+            with self.lock:
+                for adapter in used.values():
+                    self._versions[adapter.reference] -= 1
+                self._shrink()
+
+    def _use(
+        self, reference: str, registry: Registry, allow_base_mismatch: bool
     ) -> AttachedAdapter:
-        """Attach a version from a registry; it stays attached."""
-        with self.lock:
-            return self.frozen.attach(
+        while True:
+            adapter = self.frozen.attach(
                 reference, registry=registry, allow_base_mismatch=allow_base_mismatch
             )
+            with self.lock:
+                if adapter in self.frozen.attached:  # else another call let go of it just now
+                    self._versions[adapter.reference] = self._versions.pop(adapter.reference, 0) + 1
+                    return adapter
+
+    def _shrink(self) -> None:
+        idle = [name for name, calls in self._versions.items() if not calls]
+        for name in idle[: max(0, len(self._versions) - KEPT_VERSIONS)]:
+            del self._versions[name]
+            with contextlib.suppress(AdapterNotFound):  # somebody took it off by hand
+                self.frozen.detach(name)
 
     def _let_go(self) -> None:
         """Take off the adapters of models that are no more."""

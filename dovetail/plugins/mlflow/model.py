@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -107,14 +108,22 @@ class AttachedModel:
 
     def _run(self, records: Sequence[Record], given: Mapping[str, Any]) -> Iterator[Any]:
         options = _given({**self._options.generation, **_given(given)})
-        with self._shared.lock:
-            rows, failed = self._prepare(records)
+        named, failed = self._read_names(records)
+        with self._versions(named.values()) as versions:
+            adapters = {
+                index: self.adapter if name is None else versions[name]
+                for index, name in named.items()
+            }
+            rows = self._make_rows(records, adapters, failed)
             answers: dict[int, Answer] = {}
-            for own in (True, False):
-                # This model's generation defaults are not those of the versions in other rows.
-                group = {i: row for i, row in rows.items() if (row.adapter == self._name) == own}
-                defaults = self.adapter.generation_config if own else {}
-                answers |= self._answer(group, {**defaults, **options})
+            with self._shared.lock:
+                for own in (True, False):
+                    # This model's generation defaults are not those of the other versions.
+                    group = {
+                        i: row for i, row in rows.items() if (row.adapter == self._name) == own
+                    }
+                    defaults = self.adapter.generation_config if own else {}
+                    answers |= self._answer(group, {**defaults, **options})
         for index in range(len(records)):
             if index in failed:
                 yield self._failed(index, failed[index])
@@ -125,8 +134,10 @@ class AttachedModel:
     def _name(self) -> str:
         return self.adapter.reference
 
-    def _prepare(self, records: Sequence[Record]) -> tuple[dict[int, Row], dict[int, str]]:
-        """Make rows of records; return those, and what is wrong with the others."""
+    def _read_names(
+        self, records: Sequence[Record]
+    ) -> tuple[dict[int, str | None], dict[int, str]]:
+        """Return which version each record names, None for this model's; and what is wrong."""
         named: dict[int, str | None] = {}
         failed: dict[int, str] = {}
         for index, record in enumerate(records):
@@ -134,31 +145,39 @@ class AttachedModel:
                 named[index] = adapter_for(record, self._template)
             except InvalidRow as error:
                 failed[index] = error.message
-        adapters = self._attach(name for name in named.values() if name is not None)
+        return named, failed
+
+    @contextmanager
+    def _versions(self, named: Iterable[str | None]) -> Iterator[dict[str, AttachedAdapter]]:
+        """Attach versions of the registry; aliases are looked up now."""
+        wanted = [name for name in dict.fromkeys(named) if name is not None]
+        if not wanted:
+            yield {}
+            return
+        with (
+            open_versions() as registry,
+            self._shared.versions(
+                wanted, registry=registry, allow_base_mismatch=self._options.allow_base_mismatch
+            ) as versions,
+        ):
+            yield versions
+
+    def _make_rows(
+        self,
+        records: Sequence[Record],
+        adapters: Mapping[int, AttachedAdapter],
+        failed: dict[int, str],
+    ) -> dict[int, Row]:
+        """Make rows of records, and add what is wrong with the others."""
         rows: dict[int, Row] = {}
-        for index, name in named.items():
-            adapter = self.adapter if name is None else adapters[name]
+        for index, adapter in adapters.items():
             try:
                 text = text_for(records[index], _parsed(adapter.input_template))
             except InvalidRow as error:
                 failed[index] = error.message
             else:
                 rows[index] = Row(text, adapter.reference)
-        return rows, failed
-
-    def _attach(self, references: Iterator[str]) -> dict[str, AttachedAdapter]:
-        """Attach versions of the registry; aliases are looked up now."""
-        wanted = list(dict.fromkeys(references))
-        if not wanted:
-            return {}
-        allow = self._options.allow_base_mismatch
-        with open_versions() as registry:
-            return {
-                reference: self._shared.attach_registered(
-                    reference, registry=registry, allow_base_mismatch=allow
-                )
-                for reference in wanted
-            }
+        return rows
 
     def _answer(self, rows: Mapping[int, Row], options: Mapping[str, Any]) -> dict[int, Answer]:
         if not rows:

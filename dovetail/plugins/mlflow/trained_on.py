@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from dovetail.errors import BaseModelNotFound, IncompatibleBaseModel
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from dovetail.plugins.mlflow.saved import SavedAdapter
     from dovetail.registry.progress import Progress
     from dovetail.registry.store import Registry
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def find_base(
@@ -75,14 +78,19 @@ def _look_up(
 ) -> str:
     """Find a base model by directory, by what the registry calls it, or in the hub cache."""
     place = os.fspath(base)
-    if not is_directory(place):
-        try:
-            return registry.base_model(place).fingerprint
-        except BaseModelNotFound:
-            found = locate_base(place, revision=revision)
-            model = registry.register_base(found, name=place, progress=progress)
-            return model.fingerprint
-    return registry.register_base(place, progress=progress).fingerprint
+    if is_directory(place):
+        return registry.register_base(place, progress=progress).fingerprint
+    try:
+        known = registry.base_model(place)
+    except BaseModelNotFound:
+        pass
+    else:
+        # The same name at another commit may be other weights; a branch may be any commit.
+        commit = revision is not None and _COMMIT.fullmatch(revision)
+        if not commit or known.revision in (None, revision):
+            return known.fingerprint
+    found = locate_base(place, revision=revision)
+    return registry.register_base(found, name=place, progress=progress).fingerprint
 
 
 def _is_known(registry: Registry, fingerprint: str) -> bool:

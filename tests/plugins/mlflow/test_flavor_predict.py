@@ -1,5 +1,7 @@
 """What a loaded model takes and answers: shapes of input, the adapter column, params, bad rows."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import flavor_models as models
 import mlflow
 import numpy as np
@@ -12,6 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 import dovetail.plugins.mlflow as flavor
 from dovetail.errors import InvalidInput
 from dovetail.loader import Row, open_base
+from dovetail.plugins.mlflow.bases import KEPT_VERSIONS
 from dovetail.registry.store import Registry
 
 bases, adapters, moved, one_thread = models.bases, models.adapters, models.moved, models.one_thread
@@ -118,6 +121,32 @@ def test_adapter_column_names_other_versions(bases, adapters, registered, load):
     assert model.predict(data) == [*first, *own, *second, *own]
     registered.promote("chat/2", "production")
     assert model.predict(data) == [*second, *own, *second, *own]
+
+
+def test_versions_that_rows_name_do_not_pile_up(bases, adapters, load):
+    """Any number in one call and from several threads; behind it those used last stay."""
+    model = load()
+    base, count = bases("gpt2"), KEPT_VERSIONS + 6
+    names = [f"many-{number}/1" for number in range(count)]
+    with Registry.open() as registry:
+        for number, name in enumerate(names):
+            registry.register(name.partition("/")[0], adapters(seed=1 + number % 2), base=base)
+    answers = [
+        models.expected(base, adapters(seed=1 + number % 2), ["w3"], max_new_tokens=NEW)[0]
+        for number in range(2)
+    ] * (count // 2)
+    data = pd.DataFrame({"text": ["w3"] * count, "adapter": names})
+    attached = model.get_raw_model().base
+    assert model.predict(data, params=PARAMS) == answers
+    kept = [adapter.reference for adapter in attached.attached]
+    assert set(kept[1:]) == set(names[-KEPT_VERSIONS:])
+
+    def ask(part):
+        return model.predict(data[part::4], params=PARAMS) == answers[part::4]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, [0, 1, 2, 3] * 2)) == [True] * 8
+    assert len(attached.attached) == 1 + KEPT_VERSIONS
 
 
 def test_adapter_column_beside_enforced_columns(bases, adapters, registered, load):

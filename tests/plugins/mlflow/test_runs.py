@@ -1,6 +1,7 @@
 """An adapter that a run made becomes a version, with all that the run says of it."""
 
 import json
+import shutil
 
 import mlflow
 import pytest
@@ -289,6 +290,24 @@ def test_the_base_is_found_by_its_registered_name(store, tracking, client, run, 
     client.log_artifacts(run, str(adapter(base_model_name_or_path="org/tiny")), "adapter")
     version = register_run(store, "summary", run, tracking_uri=tracking).version
     assert version.base_model == fingerprint
+
+
+def test_a_base_of_the_same_name_at_another_commit_is_not_taken(
+    store, tracking, client, run, adapter, tiny_base, tmp_path
+):
+    """Nothing else would tell that the weights are others."""
+    commit, other = "a" * 40, "b" * 40
+    snapshot = tmp_path / "models--org--tiny" / "snapshots" / commit
+    shutil.copytree(tiny_base, snapshot)
+    fingerprint = store.register_base(snapshot).fingerprint
+    for folder, revision in (("first", other), ("second", commit), ("third", "main")):
+        made = adapter(base_model_name_or_path="org/tiny", revision=revision)
+        client.log_artifacts(run, str(made), folder)
+    with pytest.raises(BaseModelNotFound, match="'org/tiny'"):
+        register_run(store, "summary", run, artifact="first", tracking_uri=tracking)
+    for folder in ("second", "third"):
+        found = register_run(store, "summary", run, artifact=folder, tracking_uri=tracking)
+        assert found.version.base_model == fingerprint
 
 
 def test_a_base_that_nobody_knows_must_be_given(store, tracking, client, run, adapter, tiny_base):
