@@ -54,7 +54,7 @@ def choose(logits: torch.Tensor, rows: Sequence[Running | None]) -> list[int]:
         logits: ``[rows, vocabulary]``.
         rows: What is in each row; None gets a token that means nothing.
     """
-    # In half precision `argmax` takes several times as long as all of this.
+    # Looking in half precision would take several times as long as turning all into float32.
     tokens: list[int] = logits.float().argmax(dim=-1).tolist()
     drawn: dict[int, list[int]] = {}
     for at, row in enumerate(rows):

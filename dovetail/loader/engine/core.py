@@ -76,10 +76,11 @@ class Core:
         modes: tuple[Mode, ...] = (
             ("padded",) if self.model.config.is_encoder_decoder else ("packed", "padded")
         )
-        given = self._one_query
+        # Some models do one thing or another by the name of their attention.
+        attentions = (self._one_query, OneQuery()) if self._one_query else (self._one_query,)
         for mode in modes:
-            # Some models do one thing or another by the name of their attention.
-            for self._one_query in (given, OneQuery()) if given else (given,):
+            for one_query in attentions:
+                self._one_query = one_query
                 problem = behaves(self.model, self._runner(mode, _PROBE_TOKENS))
                 if problem is None:
                     return mode
