@@ -11,9 +11,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from dovetail.loader.native.adapter import LowRank, NativeAdapter, Rescale
+from dovetail.loader.native.compiled import CompiledProducts
 from dovetail.loader.native.hooks import Mix, ModuleHooks
 from dovetail.loader.native.read import read_native
-from dovetail.loader.native.stacks import Seats, Stack
+from dovetail.loader.native.stacked import StackedProducts
 from dovetail.loader.routing import read_config
 from dovetail.registry.payload import read_payload
 
@@ -26,6 +27,8 @@ TARGETS = {
     "bart": ("q_proj", "fc2", "decoder.embed_tokens"),
 }
 ENCODER_DECODERS = ("t5", "bart")
+PRODUCTS = {"torch": StackedProducts, "compiled": CompiledProducts}
+both_ways = pytest.mark.parametrize("make_products", PRODUCTS.values(), ids=PRODUCTS)
 TOKENS = 7
 
 
@@ -68,10 +71,19 @@ def forward(model, ids):
         return model(**inputs).logits
 
 
-@pytest.fixture(scope="module", params=sorted(TARGETS))
+@pytest.fixture(
+    scope="module",
+    params=[
+        (kind, products)
+        for kind in sorted(TARGETS)
+        for products in PRODUCTS
+        if (kind, products) != ("t5", "compiled")  # which has no float64
+    ],
+    ids="-".join,
+)
 def case(request, model_dir, make_adapter):
     """A model with hooks, its adapters, ids of one row, and PEFT's logits by adapter."""
-    kind = request.param
+    kind, products = request.param
     directories = {
         name: make_adapter(kind, config, seed=seed, scale=0.2)
         for seed, (name, config) in enumerate(configs(kind).items())
@@ -83,7 +95,7 @@ def case(request, model_dir, make_adapter):
         alone[name] = forward(apply(load(kind, model_dir(kind)), directory), ids)
     model = load(kind, model_dir(kind))
     adapters = {name: read(model, directory) for name, directory in directories.items()}
-    hooks = ModuleHooks(model)
+    hooks = ModuleHooks(model, PRODUCTS[products]())
     for adapter in adapters.values():
         hooks.watch(adapter)
     yield model, hooks, adapters, ids, alone, directories
@@ -263,6 +275,7 @@ def naive(layer, adapters, x):
     return output
 
 
+@both_ways
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=120)
 @given(
     ranks=st.lists(st.integers(0, 9), min_size=1, max_size=6),
@@ -271,7 +284,7 @@ def naive(layer, adapters, x):
     tokens=st.integers(1, 12),
     flat=st.booleans(),
 )
-def test_any_composition_equals_the_definition(ranks, data, copies, tokens, flat):
+def test_any_composition_equals_the_definition(make_products, ranks, data, copies, tokens, flat):
     """Ranks, orders, runs, gaps, copies and flattened batches, on every step of a mix.
 
     No row gets anything of others that are not a number, or that nobody looks at.
@@ -297,7 +310,7 @@ def test_any_composition_equals_the_definition(ranks, data, copies, tokens, flat
             for number, entry in enumerate(rows)
         ]
     )
-    hooks = ModuleHooks(model)
+    hooks = ModuleHooks(model, make_products())
     for adapter in adapters:
         hooks.watch(adapter)
     before = x.clone()
@@ -310,21 +323,23 @@ def test_any_composition_equals_the_definition(ranks, data, copies, tokens, flat
     assert torch.equal(x[~x.isnan()], before[~before.isnan()])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_batches_that_take_turns_do_not_take_each_others_adapters(dtype):
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_batches_that_take_turns_do_not_take_each_others_adapters(dtype, make_products):
     """Mixes whose adapters come to need the same seats give the same products every time."""
     adapters = [made_adapter(number, 1 + number % 5, dtype) for number in range(12)]
-    stack, seats = Stack(), Seats()
+    products = make_products()
+    products.add_layer("layer")
     mixes = [Mix([(a,), (), (b,)]) for a, b in zip(adapters, adapters[3:], strict=False)]
     x = torch.randn(3, 1, INPUTS).to(dtype)
 
     def run(mix):
         output = torch.zeros(3, 1, OUTPUTS, dtype=dtype)
-        return mix.change_output("layer", x, output, stack=stack, seats=seats)
+        return mix.change_output("layer", x, output, products)
 
     first = [run(mix) for mix in mixes]
     for adapter in adapters:
-        seats.leave(adapter)
+        products.leave(adapter)
     for adapter in reversed(adapters):
         run(Mix([(adapter,), (), (adapter,)]))
         run(Mix([(adapter,), (adapters[0],), (adapters[1],)]))
@@ -338,15 +353,16 @@ def test_batches_that_take_turns_do_not_take_each_others_adapters(dtype):
         assert not found[1].any()
 
 
-def test_half_precision_modules_in_a_wider_model_get_their_type():
+@both_ways
+def test_half_precision_modules_in_a_wider_model_get_their_type(make_products):
     """Where a module computes in another type than its adapter, the product is cast."""
     adapter = made_adapter(1, 3)
     layer = nn.Linear(INPUTS, OUTPUTS, dtype=torch.bfloat16)
     x = torch.randn(2, 4, INPUTS).bfloat16()
     bare = layer(x).detach()
-    found = Mix([(adapter,), ()]).change_output(
-        "layer", x, bare.clone(), stack=Stack(), seats=Seats()
-    )
+    products = make_products()
+    products.add_layer("layer")
+    found = Mix([(adapter,), ()]).change_output("layer", x, bare.clone(), products)
     pair = adapter.low_rank["layer"]
     expected = bare[0].float() + pair.scale * (x[0].float() @ pair.down.T @ pair.up.T)
     assert found.dtype == torch.bfloat16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class DecoderOnly:
         model: The frozen model.
         hooks: Apply the rows' LoRA and IA3 adapters.
         head: The hook before the output embedding.
-        one_query: The attention of a step.
+        one_query: The attention of steps and packs.
         pasts: What soft prompts leave in the cache.
         prefill_tokens: Tokens in one pass of entering rows, at most.
         packed: Rows enter packed, without padding; needs a model that takes any mask.
@@ -168,6 +169,7 @@ class DecoderOnly:
         with (
             self._hooks.rows(Mix(mix), head=Mix(end_mix or mix[:1])),
             self._head.only(wanted),
+            self._one_query.attention() if pack.sparse else nullcontext(),
         ):
             output = self._forward(
                 {"input_ids": torch.tensor([ids], device=device)},

@@ -20,6 +20,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from dovetail.loader.engine.cache import States
 
+_SPARSE = 2  # one part in so many
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stretch:
@@ -105,6 +107,13 @@ class Pack(Cache):
     def positions(self) -> torch.Tensor:
         """Position of each token among those of its row, ``[1, tokens]``."""
         return self._queries[1][None]
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a token sees but a small part of the columns, those of its own row."""
+        columns = sum(past.length for past in self._pasts) + len(self._queries[0])
+        own = (s.length * (s.position + s.length) for s in self._stretches)
+        return sum(own) * _SPARSE < columns * len(self._queries[0])
 
     def hidden(self, window: int | None = None) -> torch.Tensor:
         """Return the additive mask, ``[1, 1, tokens, columns]``.

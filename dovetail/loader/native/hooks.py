@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
+from dovetail.loader import kernels
 from dovetail.loader.native.adapter import NativeAdapter
+from dovetail.loader.native.delta import Products
 from dovetail.loader.native.mix import Mix
-from dovetail.loader.native.stacks import Seats, Stack
+from dovetail.loader.native.stacked import StackedProducts
 
 __all__ = ["Mix", "ModuleHooks"]
 
@@ -38,14 +41,14 @@ def _announced(current: _Current, mix: Mix) -> Iterator[None]:
 class _Hook:
     """One hook on one module, for all adapters, as long as any watched adapter needs it."""
 
-    __slots__ = ("_current", "_handle", "_name", "_seats", "stack", "users")
+    __slots__ = ("_current", "_handle", "_name", "_products", "users")
 
     def __init__(
-        self, name: str, module: nn.Module, current: _Current, seats: Seats, *, on_input: bool
+        self, name: str, module: nn.Module, current: _Current, products: Products, *, on_input: bool
     ) -> None:
         self._name = name
         self._current = current
-        self._seats, self.stack = seats, Stack()
+        self._products = products
         self._handle = (
             module.register_forward_pre_hook(self._before)
             if on_input
@@ -68,7 +71,7 @@ class _Hook:
         mix = self._current.mix
         if mix is None:
             return None
-        return mix.change_output(self._name, inputs[0], output, stack=self.stack, seats=self._seats)
+        return mix.change_output(self._name, inputs[0], output, self._products)
 
 
 class ModuleHooks:
@@ -79,15 +82,21 @@ class ModuleHooks:
 
     Args:
         model: The frozen model.
+        products: How matrices are multiplied; if None, as it goes fastest for this model.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, products: Products | None = None) -> None:
+        self._model = model
         self._modules: dict[str, nn.Module] = dict(model.named_modules())
         self._current, self._at_head = _Current(), _Current()
         self._head = model.get_output_embeddings()
-        self._seats = Seats()
+        self._chosen = products
         self._watched: Counter[int] = Counter()
         self._hooks: dict[tuple[str, bool], _Hook] = {}
+
+    @cached_property
+    def _products(self) -> Products:
+        return self._chosen or _products_for(self._model)
 
     def watch(self, adapter: NativeAdapter) -> None:
         """Put hooks on the adapter's modules, so that rows can run with it."""
@@ -99,8 +108,10 @@ class ModuleHooks:
                 module = self._modules[name]
                 current = self._at_head if module is self._head else self._current
                 hook = self._hooks[place] = _Hook(
-                    name, module, current, self._seats, on_input=on_input
+                    name, module, current, self._products, on_input=on_input
                 )
+                if not on_input:
+                    self._products.add_layer(name)
             hook.users += 1
 
     def unwatch(self, adapter: NativeAdapter) -> None:
@@ -108,7 +119,7 @@ class ModuleHooks:
         self._watched[id(adapter)] -= 1
         if self._watched[id(adapter)] <= 0:
             del self._watched[id(adapter)]
-            self._seats.leave(adapter)
+            self._products.leave(adapter)
         for place in _places(adapter):
             hook = self._hooks.get(place)
             if hook is None:
@@ -117,6 +128,7 @@ class ModuleHooks:
             if hook.users == 0:
                 hook.remove()
                 del self._hooks[place]
+                self._products.drop_layer(place[0])
 
     def close(self) -> None:
         """Remove all hooks: the model is as it was loaded."""
@@ -136,6 +148,16 @@ class ModuleHooks:
         """
         with _announced(self._current, mix), _announced(self._at_head, head or mix):
             yield
+
+
+def _products_for(model: Any) -> Products:
+    """Return compiled loops, where they can read all that the model computes with."""
+    weights = (weight for weight in model.parameters() if weight.is_floating_point())
+    if all(kernels.suits(weight.device, weight.dtype) for weight in weights):
+        from dovetail.loader.native.compiled import CompiledProducts
+
+        return CompiledProducts()
+    return StackedProducts()
 
 
 def _places(adapter: NativeAdapter) -> Iterator[tuple[str, bool]]:

@@ -7,12 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from dovetail.loader.native.adapter import NativeAdapter
-from dovetail.loader.native.delta import Delta, EmbeddingDelta, LinearDelta
+from dovetail.loader.native.delta import Composition, Delta, EmbeddingDelta, Products
 from dovetail.loader.native.factors import Factors
-from dovetail.loader.native.groups import Groups
-from dovetail.loader.native.stacks import Seats, Stack
-
-Runs = list[tuple[int, NativeAdapter | None]]
 
 
 class Mix:
@@ -35,13 +31,12 @@ class Mix:
         self._loras = _runs(rows, "lora")
         self._vectors = _runs(rows, "ia3")
         self._deltas: dict[str, Delta | None] = {}
-        self._seats: list[int | None] | None = None
-        self._groups: dict[int, Groups] = {}
+        self._composition: Composition | None = None
         self._outputs: dict[str, Factors | None] = {}
         self._inputs: dict[str, Factors | None] = {}
 
     def change_output(
-        self, name: str, x: torch.Tensor, output: torch.Tensor, *, stack: Stack, seats: Seats
+        self, name: str, x: torch.Tensor, output: torch.Tensor, products: Products
     ) -> torch.Tensor:
         """Apply the rows' LoRA, then their IA3, to a module's output, in place where that goes.
 
@@ -49,8 +44,7 @@ class Mix:
             name: The module.
             x: What went into it, ``[rows * copies, ..., inputs]``, or ids for an embedding.
             output: What came out.
-            stack: The module's matrices by seat.
-            seats: Who sits where.
+            products: How the matrices are multiplied.
 
         Raises:
             RuntimeError: The first dimension is no multiple of the number of rows.
@@ -58,7 +52,7 @@ class Mix:
         try:
             delta, factors = self._deltas[name], self._outputs[name]
         except KeyError:
-            delta = self._deltas[name] = self._make_delta(name, x, stack, seats)
+            delta = self._deltas[name] = self._make_delta(name, x, products)
             factors = self._outputs[name] = self._make_factors(name, on_input=False)
         if delta is not None:
             output = delta.add(x, output)
@@ -78,7 +72,7 @@ class Mix:
             factors = self._inputs[name] = self._make_factors(name, on_input=True)
         return x if factors is None else factors.scaled(x)
 
-    def _make_delta(self, name: str, x: torch.Tensor, stack: Stack, seats: Seats) -> Delta | None:
+    def _make_delta(self, name: str, x: torch.Tensor, products: Products) -> Delta | None:
         runs = [
             (count, None if adapter is None else adapter.low_rank.get(name))
             for count, adapter in self._loras
@@ -87,25 +81,9 @@ class Mix:
             return None
         if not x.is_floating_point():
             return EmbeddingDelta(runs)
-
-        def own() -> list[int | None]:
-            if self._seats is None:
-                self._seats = self._take_seats(seats)
-            return self._seats
-
-        def groups(each: int) -> Groups:
-            if each not in self._groups:
-                counts = [count for count, _ in self._loras]
-                places = list(zip(counts, own(), strict=True))
-                self._groups[each] = Groups(places, each=each, idle=self._idle, device=x.device)
-            return self._groups[each]
-
-        return LinearDelta(runs, stack=stack, seats=own, groups=groups)
-
-    def _take_seats(self, seats: Seats) -> list[int | None]:
-        adapters = {id(adapter): adapter for _, adapter in self._loras if adapter is not None}
-        own = dict(zip(adapters, seats.assign(list(adapters.values())), strict=True))
-        return [None if adapter is None else own[id(adapter)] for _, adapter in self._loras]
+        if self._composition is None:
+            self._composition = products.compose(self._loras, idle=self._idle)
+        return self._composition.delta(name)
 
     def _make_factors(self, name: str, *, on_input: bool) -> Factors | None:
         vectors: list[tuple[int, torch.Tensor | None]] = []
@@ -116,9 +94,11 @@ class Mix:
         return Factors(vectors) if any(vector is not None for _, vector in vectors) else None
 
 
-def _runs(rows: Sequence[Sequence[NativeAdapter] | None], kind: str) -> Runs:
+def _runs(
+    rows: Sequence[Sequence[NativeAdapter] | None], kind: str
+) -> list[tuple[int, NativeAdapter | None]]:
     """Join neighbouring rows with the same adapter."""
-    runs: Runs = []
+    runs: list[tuple[int, NativeAdapter | None]] = []
     last: Sequence[NativeAdapter] | None = None
     for number, given in enumerate(rows):
         adapters = () if given is None else given
