@@ -33,7 +33,8 @@ class Sizes:
         adapters: Adapters that take turns.
         rank: Of the LoRAs.
         batch_size: Rows that run at once.
-        rounds: Turns of our engine and of transformers.
+        rounds: Turns of transformers.
+        own_rounds: Turns of our engine.
         peft_rounds: Turns of PEFT.
         peer_rows: Rows of a turn of a peer with static batches; other ones in each turn.
         switched: Adapters of a turn of ``set_adapter``.
@@ -46,6 +47,7 @@ class Sizes:
     rank: int
     batch_size: int
     rounds: int
+    own_rounds: int
     peft_rounds: int
     peer_rows: int
     switched: int
@@ -189,7 +191,7 @@ class Arena:
         }
         for kind, ours in self._ours.items():
             name = "prompts" if kind == "prompt" else kind
-            yield name, self._whole(names[kind], ours, work, sizes.rounds)
+            yield name, self._whole(names[kind], ours, work, sizes.own_rounds)
         for name, fix in (("generate", True), ("generate-slow", False)):
             yield (
                 name,

@@ -68,7 +68,7 @@ def measure_cell(place: Path, shape: str, dtype: str, device: str, sizes: Sizes)
                 if not name.endswith(("-slow", "-uniform"))
             }
             take_turns(warming, rounds=1, title="warming up")
-        taken = take_turns(arena.contestants, rounds=sizes.rounds, title=f"{shape} {dtype}")
+        taken = take_turns(arena.contestants, rounds=sizes.own_rounds, title=f"{shape} {dtype}")
         arena.time_switching()
         outputs = {name: found.output for name, found in taken.items()} | arena.checks()
         pairs = [(a, b) for a, b in AGREES if a in outputs and b in outputs]

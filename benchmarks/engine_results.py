@@ -89,6 +89,7 @@ def compare_rows(cell: Mapping[str, Any], *, adapters: int) -> Iterator[Row]:
                 peer=taken[pair.theirs]["label"],
                 theirs=_times(taken[pair.theirs], rows),
                 at_least=pair.at_least,
+                by_turn=True,
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class Row:
         theirs: How long the peer took.
         at_least: Goal for the ratio, the peer's median to ours.
         below: Goal for our median, in seconds.
+        by_turn: Whether both took turns, so that what slows a turn slows both.
     """
 
     what: str
@@ -35,11 +37,17 @@ class Row:
     theirs: Times | None = None
     at_least: float | None = None
     below: float | None = None
+    by_turn: bool = False
 
     @property
     def ratio(self) -> float | None:
-        """How many times as long the peer took, by the medians."""
-        return None if self.theirs is None else self.theirs.median / self.ours.median
+        """How many times as long the peer took: by the medians, or the median of their turns."""
+        if self.theirs is None:
+            return None
+        if self.by_turn:
+            turns = zip(self.theirs.seconds, self.ours.seconds, strict=False)  # one may have more
+            return statistics.median(theirs / ours for theirs, ours in turns)
+        return self.theirs.median / self.ours.median
 
     @property
     def goal(self) -> str:

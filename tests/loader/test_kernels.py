@@ -226,6 +226,24 @@ def test_other_devices_and_types_keep_to_torch():
     assert not kernels.suits(torch.device("meta"), torch.float32)
 
 
+NOWHERE = """
+from numba.core import caching
+caching.CacheImpl._locator_classes = []
+import torch
+from dovetail.loader.kernels.one_query import attend
+ones = torch.ones(1, 1, 1, 4)
+print(attend(ones, ones, ones, mask=None, bias=None, scale=1.0).tolist())
+"""
+
+
+def test_where_nothing_can_be_kept_loops_are_compiled_each_time():
+    """A folder that may not be written to costs a second, and no job."""
+    child = subprocess.run(
+        [sys.executable, "-c", NOWHERE], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert child.stdout.strip() == "[[[[1.0, 1.0, 1.0, 1.0]]]]"
+
+
 WITHOUT = """
 import importlib.util, sys
 found = importlib.util.find_spec

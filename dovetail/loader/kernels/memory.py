@@ -6,6 +6,7 @@ a CPU; here a pointer to ``uint16`` means bfloat16, and one to ``int16`` float16
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -14,6 +15,8 @@ from llvmlite import ir
 from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+logger = logging.getLogger(__name__)
 
 Numbers: TypeAlias = Any
 """A pointer to numbers of one type."""
@@ -67,10 +70,18 @@ class Loop:
     def address(self, dtype: torch.dtype) -> int:
         """Return where the loop for a type is."""
         if dtype not in self._compiled:
-            compiled = cfunc(types.void(types.int64), cache=True)(self._functions[dtype])
-            self._compiled[dtype] = compiled
+            self._compiled[dtype] = _compile(self._functions[dtype])
         address: int = self._compiled[dtype].address
         return address
+
+
+def _compile(function: Callable[[int], None]) -> Any:
+    signature = types.void(types.int64)
+    try:
+        return cfunc(signature, cache=True)(function)
+    except (RuntimeError, OSError) as error:  # no folder to keep it in, or no room
+        logger.info("compiled loops are not kept for the next process: %s", error)
+        return cfunc(signature)(function)
 
 
 @intrinsic

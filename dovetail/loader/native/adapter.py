@@ -76,7 +76,7 @@ class NativeAdapter:
         prefix: Given keys and values, or None.
         virtual_tokens: Positions that it takes from the model's maximum length.
         notes: What a person who reads the outputs should know.
-        size: Bytes of its tensors.
+        size: Bytes of its tensors, and of what running keeps of them.
     """
 
     digest: str

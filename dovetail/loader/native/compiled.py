@@ -35,16 +35,18 @@ class CompiledProducts:
 
     def __init__(self) -> None:
         self.changes = 0
+        self._layers: set[str] = set()
         self._tables: dict[str, Table] = {}
         self._numbers: dict[int, tuple[int, NativeAdapter]] = {}  # kept, so that ids stay theirs
         self._free: list[int] = []
 
     def add_layer(self, name: str) -> None:
-        """Make the table of a layer, before any adapter that sits there is numbered."""
-        self._tables[name] = Table()
+        """Be ready for adapters on a layer; its table is made when one is used."""
+        self._layers.add(name)
 
     def drop_layer(self, name: str) -> None:
-        """Forget the table of a layer, if it has one."""
+        """Forget a layer, and its table, if it has one."""
+        self._layers.discard(name)
         self._tables.pop(name, None)
 
     def compose(self, runs: Runs, *, idle: Collection[int]) -> Numbering:  # noqa: ARG002 (they get nothing)
@@ -53,7 +55,10 @@ class CompiledProducts:
 
     def table(self, name: str) -> Table:
         """Return the table of a layer."""
-        return self._tables[name]
+        found = self._tables.get(name)
+        if found is None:
+            found = self._tables[name] = Table()
+        return found
 
     def of(self, adapter: NativeAdapter) -> int:
         """Return an adapter's number; at first, write down where its matrices are."""
@@ -62,8 +67,8 @@ class CompiledProducts:
             return known[0]
         number = self._free.pop() if self._free else len(self._numbers)
         for name, pair in adapter.low_rank.items():
-            if name in self._tables:
-                self._tables[name].put(number, pair)
+            if name in self._layers:
+                self.table(name).put(number, pair)
         self._numbers[id(adapter)] = number, adapter
         return number
 

@@ -152,8 +152,8 @@ class ModuleHooks:
 
 def _products_for(model: Any) -> Products:
     """Return compiled loops, where they can read all that the model computes with."""
-    weights = (weight for weight in model.parameters() if weight.is_floating_point())
-    if all(kernels.suits(weight.device, weight.dtype) for weight in weights):
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    if weights and all(kernels.suits(weight.device, weight.dtype) for weight in weights):
         from dovetail.loader.native.compiled import CompiledProducts
 
         return CompiledProducts()

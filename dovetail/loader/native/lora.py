@@ -87,7 +87,8 @@ def read_lora(model: PreTrainedModel, payload: Payload, config: Any) -> NativeAd
         digest=payload.digest,
         kind="lora",
         low_rank=low_rank,
-        size=sum(pair.down.nbytes + pair.up.nbytes for pair in low_rank.values()),
+        # Products of several rows keep a copy of ``up``.
+        size=sum(pair.down.nbytes + 2 * pair.up.nbytes for pair in low_rank.values()),
     )
 
 
