@@ -354,6 +354,26 @@ def test_batches_that_take_turns_do_not_take_each_others_adapters(dtype, make_pr
 
 
 @both_ways
+def test_a_mix_outlives_the_hooks_that_it_was_first_used_with(make_products):
+    """An adapter that goes, and comes back, acts in a mix of before."""
+    adapter = made_adapter(1, 3)
+    model = Layer().requires_grad_(requires_grad=False)
+    hooks, mix, x = (
+        ModuleHooks(model, make_products()),
+        Mix([(adapter,), ()]),
+        torch.randn(2, INPUTS),
+    )
+    found = []
+    for _ in range(2):
+        hooks.watch(adapter)
+        with torch.inference_mode(), hooks.rows(mix):
+            found.append(model.layer(x))
+        hooks.unwatch(adapter)
+    assert torch.equal(*found)
+    assert not torch.equal(found[0][0], model.layer(x)[0])
+
+
+@both_ways
 def test_half_precision_modules_in_a_wider_model_get_their_type(make_products):
     """Where a module computes in another type than its adapter, the product is cast."""
     adapter = made_adapter(1, 3)

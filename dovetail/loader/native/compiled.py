@@ -202,7 +202,12 @@ class Numbering:
 
     def delta(self, name: str) -> CompiledDelta:
         """Return what the rows do to a layer."""
-        return CompiledDelta(self._numbers.table(name), self)
+        return CompiledDelta(name, self)
+
+    def add(self, name: str, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return a layer's output with the rows' products added, in place where that goes."""
+        spans = self.spans(x.numel() // x.shape[-1])
+        return self._numbers.table(name).add(x, output, spans)
 
     def spans(self, tokens: int) -> Spans:
         """Return the spans of so many tokens, equally many of each row.
@@ -231,12 +236,12 @@ class CompiledDelta:
     """Low-rank products on a linear layer.
 
     Args:
-        table: Where the module's matrices are.
+        name: The layer.
         numbering: Who is where in the batch.
     """
 
-    def __init__(self, table: Table, numbering: Numbering) -> None:
-        self._table, self._numbering = table, numbering
+    def __init__(self, name: str, numbering: Numbering) -> None:
+        self._name, self._numbering = name, numbering
 
     def add(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the output with the rows' products added, in place where that goes.
@@ -245,4 +250,4 @@ class CompiledDelta:
             x: ``[..., inputs]``, equally many tokens of each row, in the order of the rows.
             output: ``[..., outputs]``.
         """
-        return self._table.add(x, output, self._numbering.spans(x.numel() // x.shape[-1]))
+        return self._numbering.add(self._name, x, output)

@@ -64,7 +64,7 @@ class EmbeddingDelta:
     """Low-rank products on an embedding: columns of ``down`` are looked up.
 
     Args:
-        runs: As for ``LinearDelta``.
+        runs: Neighbouring rows with the same pair, in order; together all rows of the batch.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
