@@ -11,7 +11,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No test depends on how fast a machine is; some wait for a compiler when they run first.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 # Waiting threads that spin make tiny models many times slower where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

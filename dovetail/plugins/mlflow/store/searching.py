@@ -91,11 +91,11 @@ class Search:
         ask: Callable[[dict[str, Any]], PagedList[Any]],
     ) -> PagedList[Any]:
         with self._database.reading() as connection:
+            ours = Part([]) if query.nothing else find(connection, query, order, place, limit)
             # A name is either an adapter's or not.
-            is_ours = query.name is not None and is_adapter(connection, query.name)
-            is_theirs = query.name is not None and not is_ours and query.plain
-            ask_ours = not (query.nothing or is_theirs)
-            ours = find(connection, query, order, place, limit) if ask_ours else Part([])
+            is_ours = query.name is not None and (
+                bool(ours.items) or is_adapter(connection, query.name)
+            )
             ask_theirs = query.plain and not is_ours and self._others.hold_any(connection)
         theirs = Part([])
         if ask_theirs:
