@@ -99,7 +99,7 @@ def _attend(
             key,
             value,
             attention_mask,
-            scaling=scale,
+            scaling=scaling,
             position_bias=position_bias,
             **others,
         )

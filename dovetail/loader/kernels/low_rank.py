@@ -7,6 +7,7 @@ multiplied while its matrices are in the processor's caches, and nothing else is
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,7 @@ class Arguments(ctypes.Structure):
 PAIR = "=qqqd"
 """A pair of matrices as `struct` packs it: the addresses of ``down``, ``[rank, inputs]``, and of
 ``up``, ``[rank, outputs]``; the rank, 0 for no pair; the scale."""
-PAIR_BYTES = 32
+PAIR_BYTES = struct.calcsize(PAIR)
 
 _low = room_for(TOKENS * _RANKS)
 _sums = room_for(TOKENS * _OUTPUTS)

@@ -80,7 +80,7 @@ def _exp(x: Any) -> Any:
     Cephes' polynomial; what is not a number stays so.
     """
     least = np.float32(-87)
-    x = least if x < least else x  # noqa: FURB136 (max() would lose what is not a number)
+    x = least if x < least else x  # noqa: FURB136 (max() need not keep NaN)
     rounded = x * np.float32(1.44269504) + np.float32(ROUNDER)
     n = rounded - np.float32(ROUNDER)
     f = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)

@@ -49,7 +49,12 @@ class CompiledProducts:
         self._layers.discard(name)
         self._tables.pop(name, None)
 
-    def compose(self, runs: Runs, *, idle: Collection[int]) -> Numbering:  # noqa: ARG002 (they get nothing)
+    def compose(
+        self,
+        runs: Runs,
+        *,
+        idle: Collection[int],  # noqa: ARG002 (torch's way needs it; here a row without adapter costs nothing)
+    ) -> Numbering:
         """Work out whose tokens are where."""
         return Numbering(runs, self)
 
