@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import select
-import time
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DisconnectionError
 
 from dovetail.errors import MissingDependency
 
 _CONNECT_TIMEOUT_S = 10
 _RECYCLE_S = 1800
-_ASK_AFTER_S = 30.0
 _DEADLOCK, _SERIALIZATION = "40P01", "40001"
 _TIMED_OUT, _NOT_ALLOWED = "57014", "42501"
 
@@ -74,11 +70,11 @@ class Postgresql:
             json_serializer=partial(json.dumps, separators=(",", ":")),
             pool_size=self._pool_size,
             pool_timeout=self._timeout_s,
+            pool_pre_ping=True,
             pool_recycle=_RECYCLE_S,
         )
         event.listen(engine, "connect", self._on_connect)
-        event.listen(engine, "checkin", _on_checkin)
-        event.listen(engine, "checkout", partial(_on_checkout, dialect=engine.dialect))
+        event.listen(engine, "checkout", _on_checkout)
         return engine
 
     def make_place(self, engine: Engine) -> None:
@@ -125,34 +121,11 @@ class Postgresql:
         connection.autocommit = False
 
 
-def _on_checkin(_connection: Any, record: Any) -> None:
-    record.info["returned"] = time.monotonic()
-
-
-def _on_checkout(connection: Any, record: Any, fairy: Any, *, dialect: Dialect) -> None:
-    """See that a connection from the pool is alive, and this process's own.
-
-    One that was opened before a fork is left to the process that opened it. A server that ended
-    a connection has said so, which is seen without asking it anything; only one that nobody used
-    for a while may have been lost without a word.
-    """
+def _on_checkout(_connection: Any, record: Any, fairy: Any) -> None:
+    """Leave a connection that was opened before a fork to the process that opened it."""
     if record.info["pid"] != os.getpid():
         record.dbapi_connection = fairy.dbapi_connection = None
         raise DisconnectionError("the connection belongs to another process")
-    if connection.closed or _has_news(connection):
-        raise DisconnectionError("the server ended the connection")
-    if time.monotonic() - record.info.get("returned", math.inf) > _ASK_AFTER_S:
-        try:
-            dialect.do_ping(connection)
-        except dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError("the connection was lost") from error
-
-
-def _has_news(connection: Any) -> bool:
-    """Tell whether the server said anything that nobody asked for, such as that it is gone."""
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _do_not_wait(connection: Connection) -> None:

@@ -1,12 +1,10 @@
 """The database's settings, errors and transactions, on PostgreSQL above all."""
 
-import math
 import os
 import threading
 
-import psycopg
 import pytest
-from sqlalchemy import event, make_url, text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from dovetail.errors import InvalidInput, StorageError
@@ -173,28 +171,11 @@ def test_a_connection_that_the_server_closed_is_replaced(place):
         with other._context.database.writing() as connection:
             connection.execute(
                 text(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
             )
         assert registry.adapters() == []
-
-
-def test_a_connection_that_nobody_used_for_long_is_asked_first(place):
-    """One that does not answer as it should is replaced, though the server did not end it."""
-
-    def spoil(connection, record):
-        record.info["returned"] = -math.inf
-        connection.autocommit = False
-        with pytest.raises(psycopg.Error):
-            connection.execute("SELECT nonsense")
-
-    with place.open() as registry:
-        database = registry._context.database
-        before = ask(database, "SELECT pg_backend_pid()")
-        event.listen(database.engine, "checkin", spoil, once=True)
-        assert ask(database, "SELECT pg_backend_pid()") == before
-        assert ask(database, "SELECT pg_backend_pid()") != before
 
 
 def test_a_forked_process_opens_its_own_connections(place):

@@ -53,7 +53,7 @@ class CompiledProducts:
         self,
         runs: Runs,
         *,
-        idle: Collection[int],  # noqa: ARG002 (torch's way needs it; here a row without adapter costs nothing)
+        idle: Collection[int],  # noqa: ARG002 (for torch's way; a row without adapter costs nothing here)
     ) -> Numbering:
         """Work out whose tokens are where."""
         return Numbering(runs, self)
