@@ -1,10 +1,11 @@
 """Compiled loops compute what the definitions say, in every type, shape and split of the work."""
 
-import ctypes
+import struct
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -199,24 +200,35 @@ def test_attention_that_the_loop_cannot_do_is_left_to_others(change):
 
 def test_one_thread_does_what_many_do():
     """The work is shared by tickets, so it is whole on any number of threads."""
-    x = torch.randn(20, 8)
-    table = Table()
-    table.put(0, LowRank(torch.randn(4, 8), torch.randn(6, 4), 1.0))
+    x, down, up = torch.randn(20, 8), torch.randn(4, 8), torch.randn(6, 4)
+    table, spans = Table(), Spans([(20, 0)])
+    table.put(0, LowRank(down, up, 1.0))
     before, found = torch.get_num_threads(), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        found.append(table.add(x, torch.zeros(20, 6), Spans([(20, 0)])))
+        found.append(table.add(x, torch.zeros(20, 6), spans))
     torch.set_num_threads(before)
-    # As it goes where torch's threads cannot be had.
-    given = low_rank.Arguments()
-    ctypes.memmove(ctypes.addressof(given), ctypes.addressof(table.given), ctypes.sizeof(given))
-    found.append(torch.zeros(20, 6))
-    given.x, given.y, given.ticket = x.data_ptr(), found[-1].data_ptr(), 0
-    spans = Spans([(20, 0)])
-    given.spans, given.count = spans.address, spans.count
+    for one in found:
+        torch.testing.assert_close(one, x @ down.T @ up.T)
+
+
+def test_the_loop_runs_where_torch_has_no_threads_to_give():
+    """One thread alone takes all tickets."""
+    x, down, up = torch.randn(20, 8), torch.randn(4, 8), torch.randn(4, 6)
+    y, spans = torch.zeros(20, 6), Spans([(20, 0)])
+    pair = struct.pack(low_rank.PAIR, down.data_ptr(), up.data_ptr(), len(down), 0.5)
+    pairs = np.frombuffer(pair, dtype=np.uint8)
+    given = low_rank.Arguments(
+        x=x.data_ptr(),
+        y=y.data_ptr(),
+        spans=spans.address,
+        pairs=pairs.ctypes.data,
+        count=spans.count,
+        inputs=8,
+        outputs=6,
+    )
     threads.call(low_rank.LOOP.address(torch.float32), given)
-    for one in found[1:]:
-        torch.testing.assert_close(one, found[0])
+    torch.testing.assert_close(y, 0.5 * x @ down.T @ up)
 
 
 def test_other_devices_and_types_keep_to_torch():

@@ -260,7 +260,7 @@ def test_a_process_with_little_memory_completes_its_job(tmp_path, model_dir):
         vocab_size=64,
         hidden_size=64,
         intermediate_size=64,
-        num_hidden_layers=12,
+        num_hidden_layers=12,  # so many that a job needs more than what compiling freed
         num_attention_heads=4,
         max_position_embeddings=32768,
         initializer_range=0.5,

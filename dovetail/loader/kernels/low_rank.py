@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from dovetail.loader.kernels.loop import Loop
 from dovetail.loader.kernels.memory import (
-    Loop,
     Numbers,
     bfloat16s,
     doubles,
@@ -36,6 +36,10 @@ _OUTPUTS = 512  # whose sums are kept at hand
 _SUMS = {"contract", "reassoc", "nsz"}  # sums may be added up in any order
 
 
+_INTEGERS = ("x", "y", "spans", "pairs", "count", "inputs", "outputs", "ticket")
+_X, _Y, _SPANS, _PAIRS, _COUNT, _INPUTS, _OUTPUT_WIDTH, _TICKET = range(8)
+
+
 class Arguments(ctypes.Structure):
     """What the loop is given; all pointers are addresses.
 
@@ -50,16 +54,14 @@ class Arguments(ctypes.Structure):
         ticket: 0; counts the spans that threads have taken.
     """
 
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in ("x", "y", "spans", "pairs", "count", "inputs", "outputs", "ticket")
-    )
+    _fields_ = tuple((name, ctypes.c_int64) for name in _INTEGERS)
 
 
 PAIR = "=qqqd"
 """A pair of matrices as `struct` packs it: the addresses of ``down``, ``[rank, inputs]``, and of
 ``up``, ``[rank, outputs]``; the rank, 0 for no pair; the scale."""
 PAIR_BYTES = struct.calcsize(PAIR)
+_DOWN, _UP, _RANK, _SCALE = range(4)
 
 _low = room_for(TOKENS * _RANKS)
 _sums = room_for(TOKENS * _OUTPUTS)
@@ -146,21 +148,21 @@ _down_many, _up_many = _multiplying_down(TOKENS), _adding_up(TOKENS)
 def _add(address: int, numbers: Callable[[int], Numbers]) -> None:
     """Take spans until none is left; ``numbers`` makes a pointer to the layer's type."""
     given = integers(address)
-    x, y = numbers(given[0]), numbers(given[1])
-    spans, pairs = integers(given[2]), given[3]
-    count, inputs, outputs = given[4], given[5], given[6]
+    x, y = numbers(given[_X]), numbers(given[_Y])
+    spans, pairs = integers(given[_SPANS]), given[_PAIRS]
+    count, inputs, outputs = given[_COUNT], given[_INPUTS], given[_OUTPUT_WIDTH]
     low, sums = _low(), _sums()
     while True:
-        taken = next_ticket(address + 7 * 8)
+        taken = next_ticket(address + 8 * _TICKET)
         if taken >= count:
             return
         first, tokens = spans[3 * taken], spans[3 * taken + 1]
         at = pairs + spans[3 * taken + 2] * PAIR_BYTES
         pair = integers(at)
-        scale = np.float32(doubles(at)[3])
-        down, up = numbers(pair[0]), numbers(pair[1])
-        for q in range(0, pair[2], _RANKS):
-            ranks = min(_RANKS, pair[2] - q)
+        scale = np.float32(doubles(at)[_SCALE])
+        down, up = numbers(pair[_DOWN]), numbers(pair[_UP])
+        for q in range(0, pair[_RANK], _RANKS):
+            ranks = min(_RANKS, pair[_RANK] - q)
             d, u = q * inputs, q * outputs
             whole = first + tokens // TOKENS * TOKENS
             for token in range(first, whole, TOKENS):

@@ -6,17 +6,12 @@ a CPU; here a pointer to ``uint16`` means bfloat16, and one to ``int16`` float16
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import torch
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-logger = logging.getLogger(__name__)
 
 Numbers: TypeAlias = Any
 """A pointer to numbers of one type."""
@@ -42,46 +37,6 @@ flags = _pointer_to("flags", types.uint8)
 float32s = _pointer_to("float32s", types.float32)
 bfloat16s = _pointer_to("bfloat16s", types.uint16)
 float16s = _pointer_to("float16s", types.int16)
-
-
-class Loop:
-    """A loop for each type of numbers, compiled when it is first needed, and kept on disk.
-
-    Args:
-        float32: The loop, as a function of the address of its arguments.
-        bfloat16: Likewise.
-        float16: Likewise.
-    """
-
-    def __init__(
-        self,
-        float32: Callable[[int], None],
-        bfloat16: Callable[[int], None],
-        float16: Callable[[int], None],
-    ) -> None:
-        self._functions = {
-            torch.float32: float32,
-            torch.bfloat16: bfloat16,
-            torch.float16: float16,
-        }
-        # Kept, because what was compiled goes with the object that stands for it.
-        self._compiled: dict[torch.dtype, Any] = {}
-
-    def address(self, dtype: torch.dtype) -> int:
-        """Return where the loop for a type is."""
-        if dtype not in self._compiled:
-            self._compiled[dtype] = _compile(self._functions[dtype])
-        address: int = self._compiled[dtype].address
-        return address
-
-
-def _compile(function: Callable[[int], None]) -> Any:
-    signature = types.void(types.int64)
-    try:
-        return cfunc(signature, cache=True)(function)
-    except (RuntimeError, OSError) as error:  # no folder to keep it in, or no room
-        logger.info("compiled loops are not kept for the next process: %s", error)
-        return cfunc(signature)(function)
 
 
 @intrinsic

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numba import njit, types
 
+from dovetail.loader.kernels.loop import Loop
 from dovetail.loader.kernels.memory import (
     ROUNDER,
-    Loop,
     Numbers,
     bfloat16s,
     doubles,

@@ -35,18 +35,16 @@ class CompiledProducts:
 
     def __init__(self) -> None:
         self.changes = 0
-        self._layers: set[str] = set()
-        self._tables: dict[str, Table] = {}
+        self._tables: dict[str, Table | None] = {}  # by layer; made when an adapter is used
         self._numbers: dict[int, tuple[int, NativeAdapter]] = {}  # kept, so that ids stay theirs
         self._free: list[int] = []
 
     def add_layer(self, name: str) -> None:
-        """Be ready for adapters on a layer; its table is made when one is used."""
-        self._layers.add(name)
+        """Be ready for adapters on a layer."""
+        self._tables[name] = None
 
     def drop_layer(self, name: str) -> None:
         """Forget a layer, and its table, if it has one."""
-        self._layers.discard(name)
         self._tables.pop(name, None)
 
     def compose(
@@ -72,7 +70,7 @@ class CompiledProducts:
             return known[0]
         number = self._free.pop() if self._free else len(self._numbers)
         for name, pair in adapter.low_rank.items():
-            if name in self._layers:
+            if name in self._tables:
                 self.table(name).put(number, pair)
         self._numbers[id(adapter)] = number, adapter
         return number
@@ -86,22 +84,18 @@ class CompiledProducts:
         self.changes += 1
         self._free.append(number)
         for name in adapter.low_rank:
-            if name in self._tables:
-                self._tables[name].remove(number)
+            table = self._tables.get(name)
+            if table is not None:
+                table.remove(number)
 
 
 class Table:
-    """Where one layer's matrices are, by their adapters' numbers.
-
-    Attributes:
-        given: What the loop is given.
-    """
+    """Where one layer's matrices are, by their adapters' numbers."""
 
     def __init__(self) -> None:
         self._records = np.zeros((_ROOM, low_rank.PAIR_BYTES), dtype=np.uint8)
         self._tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.given = low_rank.Arguments(pairs=self._records.ctypes.data)
-        self._room = _ROOM
+        self._given = low_rank.Arguments(pairs=self._records.ctypes.data)
         self._loop = 0
         self._dtype = torch.float32
 
@@ -110,7 +104,7 @@ class Table:
         down, up = pair.down.contiguous(), pair.up_t.contiguous()
         if not self._loop:
             self._dtype, self._loop = down.dtype, low_rank.LOOP.address(down.dtype)
-            self.given.inputs, self.given.outputs = down.shape[1], up.shape[1]
+            self._given.inputs, self._given.outputs = down.shape[1], up.shape[1]
         self._make_room(number)
         record = struct.pack(
             low_rank.PAIR, down.data_ptr(), up.data_ptr(), len(down), float(pair.scale)
@@ -135,7 +129,7 @@ class Table:
             wide = self.add(x.to(self._dtype), output.to(self._dtype), spans)
             return wide.to(output.dtype)
         x, output = x.contiguous(), output.contiguous()
-        given = self.given
+        given = self._given
         if x.numel() != spans.tokens * given.inputs or output.numel() != (
             spans.tokens * given.outputs
         ):
@@ -151,12 +145,13 @@ class Table:
         return output
 
     def _make_room(self, number: int) -> None:
-        if number >= self._room:
-            self._room = max(number + 1, 2 * self._room)
-            records = np.zeros((self._room, low_rank.PAIR_BYTES), dtype=np.uint8)
-            records[: len(self._records)] = self._records
+        room = len(self._records)
+        if number >= room:
+            larger = (max(number + 1, 2 * room), low_rank.PAIR_BYTES)
+            records = np.zeros(larger, dtype=np.uint8)
+            records[:room] = self._records
             self._records = records
-            self.given.pairs = records.ctypes.data
+            self._given.pairs = records.ctypes.data
 
 
 class Spans:
