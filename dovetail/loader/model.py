@@ -16,7 +16,9 @@ from dovetail.errors import (
     MissingDependency,
 )
 from dovetail.loader.quiet import no_progress_bars
+from dovetail.registry.checkpoint import find_checkpoint, open_sources
 from dovetail.registry.live import check_live_model
+from dovetail.registry.statcache import stamps
 
 if TYPE_CHECKING:
     import torch
@@ -81,13 +83,22 @@ def load_model(
     model.requires_grad_(False)
     model.eval()
     if wanted == _only_dtype(checkpoint):
-        check_live_model(model, checkpoint.manifest)
+        _check_loaded(model, checkpoint)
     model.to(torch.device(device))
     # Every call sets max_new_tokens; a max_length beside it only makes transformers warn.
     if model.can_generate():
         model.generation_config.max_length = None
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _check_loaded(model: Any, checkpoint: BaseCheckpoint) -> None:
+    """Compare what was loaded with the files, byte by byte; they with the manifest, if need be."""
+    files = find_checkpoint(Path(str(checkpoint.directory)))
+    with open_sources(files) as sources:
+        check_live_model(model, checkpoint.manifest, files=sources)
+    if stamps(files.files) != checkpoint.stamps:  # not the files that the manifest was made from
+        check_live_model(model, checkpoint.manifest)
 
 
 def check_generates(model: PreTrainedModel, name: str) -> None:

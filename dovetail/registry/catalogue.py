@@ -181,7 +181,7 @@ def list_versions_by_id(connection: Connection, ids: Sequence[int]) -> Iterator[
     """Yield versions by row id, in the order of the ids, within the transaction."""
     rows: dict[int, Any] = {}
     for chunk in chunks(ids):
-        for row in connection.execute(_MANY, {IDS.key: chunk}):
+        for row in connection.execute(_MANY, {IDS.key: chunk}).all():
             rows[row[0]] = row
     return _with_belongings(connection, [rows[one] for one in ids])
 
@@ -264,9 +264,9 @@ def _with_belongings(connection: Connection, rows: Sequence[Any]) -> Iterator[Li
     aliases: defaultdict[int, list[str]] = defaultdict(list)
     scores: defaultdict[int | None, dict[str, ListedScore]] = defaultdict(dict)
     for of_aliases, of_scores, wanted in _belongings([row[0] for row in rows]):
-        for pointed, alias in connection.execute(of_aliases, wanted):
+        for pointed, alias in connection.execute(of_aliases, wanted).all():
             aliases[pointed].append(alias)
-        for version_id, metric, *score in connection.execute(of_scores, wanted):
+        for version_id, metric, *score in connection.execute(of_scores, wanted).all():
             scores[version_id][metric] = ListedScore._make(score)  # the last is the newest
     for row in rows:  # what was read is let go of with each, for there may be ten thousand
         one = row[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class BaseCheckpoint:
         parameter_count: Number of values in its tensors.
         dtype: The type that most of them have, such as ``F32``.
         tokenizer_digest: Digest of its tokenizer's vocabulary, or None if it has none.
+        stamps: What changes when one of its weight files does, as it was when they were hashed.
     """
 
     directory: Path | None
@@ -67,6 +68,7 @@ class BaseCheckpoint:
     parameter_count: int
     dtype: str
     tokenizer_digest: str | None
+    stamps: statcache.Stamps = field(default=(), compare=False, repr=False)
 
 
 def read_manifest(
@@ -88,12 +90,20 @@ def read_manifest(
         InvalidInput: A file is damaged, or changed while it was hashed.
         MissingDependency: The weights are PyTorch files and torch is not installed.
     """
+    return _read_stamped(directory, cache_dir, progress)[0]
+
+
+def _read_stamped(
+    directory: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None,
+    progress: Progress | None,
+) -> tuple[Manifest, statcache.Stamps]:
     checkpoint = find_checkpoint(_existing(directory))
     files = statcache.stamps(checkpoint.files)
     cache = Path(cache_dir) / "manifests" if cache_dir is not None else None
     kept = _cached(cache, files)
     if kept is not None:
-        return kept
+        return kept, files
     with open_sources(checkpoint) as sources:
         digests = hash_pieces(
             {name: source.piece for name, source in sources.items()}, progress=progress
@@ -112,7 +122,7 @@ def read_manifest(
         )
     if cache is not None:
         statcache.store(cache, files, manifest.to_json())
-    return manifest
+    return manifest, files
 
 
 def read_base(
@@ -139,7 +149,7 @@ def read_base(
     """
     place = _existing(directory)
     config = _config(place)
-    manifest = read_manifest(place, cache_dir=cache_dir, progress=progress)
+    manifest, stamps = _read_stamped(place, cache_dir, progress)
     snapshot = _SNAPSHOT.search(Path(os.path.abspath(place)).as_posix())  # noqa: PTH100
     architectures = config.get("architectures")
     return BaseCheckpoint(
@@ -156,6 +166,7 @@ def read_base(
         parameter_count=manifest.parameter_count,
         dtype=manifest.dtype,
         tokenizer_digest=_tokenizer(place, cache_dir),
+        stamps=stamps,
     )
 
 
@@ -179,7 +190,7 @@ def _existing(directory: str | os.PathLike[str]) -> Path:
     return place
 
 
-def _cached(cache: Path | None, files: list[list[str | int]]) -> Manifest | None:
+def _cached(cache: Path | None, files: statcache.Stamps) -> Manifest | None:
     data = statcache.load(cache, files) if cache is not None else None
     if data is None:
         return None

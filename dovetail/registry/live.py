@@ -7,13 +7,13 @@ checkpoint uses other names, at all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dovetail.errors import IncompatibleBaseModel
-from dovetail.registry.checkpoint import DTYPES
-from dovetail.registry.hashing import hash_pieces, tensor_piece
+from dovetail.registry.checkpoint import DTYPES, Source
+from dovetail.registry.hashing import Piece, equal_pieces, hash_pieces, tensor_piece
 from dovetail.registry.layout import NameIndex, base_name
 from dovetail.registry.manifest import Manifest, TensorEntry
 from dovetail.registry.progress import Progress
@@ -38,6 +38,7 @@ def check_live_model(
     manifest: Manifest,
     *,
     ignore: Collection[str] = (),
+    files: Mapping[str, Source] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Check that a model has the weights of a manifest.
@@ -46,6 +47,8 @@ def check_live_model(
         model: A torch module, wrapped by PEFT or not.
         manifest: What its weights should be.
         ignore: Names of modules to leave unchecked, such as a new classification head.
+        files: The manifest's tensors, where they are at hand: what has the same bytes is not
+            hashed.
         progress: Called with the bytes hashed and the bytes in all.
 
     Raises:
@@ -59,10 +62,12 @@ def check_live_model(
         if not _ignored(live.names, ignore)
         and not (live.buffer and not any(map(index.find, live.names)))
     ]
-    entries = _hashed(checked, progress)
+    equal = _equal_to_files(checked, index, files or {})
+    unknown = [live for number, live in enumerate(checked) if number not in equal]
+    entries = _hashed(unknown, progress)
     contents = set(map(_content, manifest.tensors))
     wrong: list[tuple[TensorEntry, TensorEntry | None]] = []
-    for live, entry in zip(checked, entries, strict=True):
+    for live, entry in zip(unknown, entries, strict=True):
         recorded = [manifest.by_name[name] for name in map(index.find, live.names) if name]
         content = _content(entry)
         if recorded:
@@ -162,18 +167,28 @@ def _ignored(names: list[str], ignore: Collection[str]) -> bool:
     return any(f".{module}." in f".{name}" for module in ignore for name in names)
 
 
+def _equal_to_files(found: list[_Live], index: NameIndex, files: Mapping[str, Source]) -> set[int]:
+    """Return the places of those tensors that have the bytes of one recorded under their name."""
+    pairs: dict[str, tuple[Piece, Piece]] = {}
+    for number, live in enumerate(found):
+        for name in filter(None, map(index.find, live.names)):
+            recorded = files.get(name)
+            if recorded and _shape(live.tensor) == (recorded.dtype, recorded.shape):
+                pairs[f"{number} {name}"] = tensor_piece(live.tensor), recorded.piece
+    return {int(key.split(" ", 1)[0]) for key in equal_pieces(pairs)}
+
+
 def _hashed(found: list[_Live], progress: Progress | None) -> list[TensorEntry]:
     pieces = {str(number): tensor_piece(live.tensor) for number, live in enumerate(found)}
     digests = hash_pieces(pieces, progress=progress)
     return [
-        TensorEntry(
-            live.names[0],
-            DTYPES.get(str(live.tensor.dtype), str(live.tensor.dtype)),
-            tuple(live.tensor.shape),
-            digests[str(number)],
-        )
+        TensorEntry(live.names[0], *_shape(live.tensor), digests[str(number)])
         for number, live in enumerate(found)
     ]
+
+
+def _shape(tensor: Any) -> tuple[str, tuple[int, ...]]:
+    return DTYPES.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape)
 
 
 def _content(entry: TensorEntry) -> tuple[str, tuple[int, ...], str]:

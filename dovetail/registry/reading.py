@@ -111,7 +111,7 @@ def load_versions_by_id(connection: Connection, ids: Sequence[int]) -> list[Adap
     """Return the records of versions by row id, in the order of the ids."""
     rows: dict[int, Row[Any]] = {}
     for chunk in chunks(ids):
-        for row in connection.execute(_MANY, {"of_versions": chunk}):
+        for row in connection.execute(_MANY, {"of_versions": chunk}).all():
             rows[row[0]] = row
     return _with_belongings(connection, [rows[number] for number in ids])
 

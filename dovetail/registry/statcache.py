@@ -6,13 +6,17 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from dovetail.errors import InvalidInput
 from dovetail.registry.digests import digest_bytes
 from dovetail.registry.durable import replace_file
 from dovetail.registry.jsontext import canonical_json, parse_json
+
+Stamps: TypeAlias = Sequence[Sequence[str | int]]
+"""What changes when one of some files does: of each its path, size, times and inode."""
 
 _MAX_BYTES = 512 * 2**20
 _FORMAT = 1
@@ -21,8 +25,8 @@ _FORMAT = 1
 _YOUNG_NS = 50_000_000
 
 
-def stamps(paths: Iterable[Path]) -> list[list[str | int]]:
-    """Return what changes when one of the files does: path, size, times, inode."""
+def stamps(paths: Iterable[Path]) -> Stamps:
+    """Return what changes when one of the files does."""
     found: list[list[str | int]] = []
     for path in sorted(paths):
         place = path.resolve()
@@ -39,7 +43,7 @@ def stamps(paths: Iterable[Path]) -> list[list[str | int]]:
     return found
 
 
-def load(folder: Path, files: list[list[str | int]]) -> bytes | None:
+def load(folder: Path, files: Stamps) -> bytes | None:
     """Return what was kept for these files, or None; a damaged entry counts as none."""
     try:
         head, _, value = _place(folder, files).read_bytes().partition(b"\n")
@@ -54,9 +58,7 @@ def load(folder: Path, files: list[list[str | int]]) -> bytes | None:
     return value if sound else None
 
 
-def store(
-    folder: Path, files: list[list[str | int]], value: bytes, *, settled: bool = False
-) -> None:
+def store(folder: Path, files: Stamps, value: bytes, *, settled: bool = False) -> None:
     """Keep a value for these files; a cache that cannot be written is not an error.
 
     An entry is a line of JSON, which says what the value was made from, and the value as it is, so
@@ -79,7 +81,7 @@ def store(
         replace_file(target, head + b"\n" + value)
 
 
-def _place(folder: Path, files: list[list[str | int]]) -> Path:
+def _place(folder: Path, files: Stamps) -> Path:
     # Named after the paths alone, so that a newer entry replaces the older one.
     key = "\n".join(str(entry[0]) for entry in files)
     return folder / f"{hashlib.sha256(key.encode('ascii')).hexdigest()}.json"

@@ -7,6 +7,8 @@ import pytest
 
 from dovetail.errors import BaseModelNotFound, IncompatibleBaseModel, InvalidInput
 from dovetail.loader import Row, open_base
+from dovetail.loader.model import load_model
+from dovetail.registry.fingerprint import read_base
 
 
 @pytest.fixture
@@ -90,6 +92,20 @@ def test_weights_that_transformers_would_make_up_are_noticed(copy, model_dir):
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(IncompatibleBaseModel, match=r"h\.1\.mlp\.c_fc\.weight"):
         open_base(copy)
+
+
+def test_weights_that_were_replaced_since_they_were_hashed_are_noticed(copy):
+    """Then the model has the bytes of the file, and the file is not the one that was asked for."""
+    from safetensors.numpy import load_file, save_file
+
+    options = {"device": "cpu", "dtype": None, "attn_implementation": None}
+    checkpoint = read_base(copy)
+    load_model(checkpoint, **options)
+    tensors = load_file(copy / "model.safetensors")
+    tensors["transformer.h.1.mlp.c_fc.weight"][0, 0] += 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(IncompatibleBaseModel, match=r"h\.1\.mlp\.c_fc\.weight has other values"):
+        load_model(checkpoint, **options)
 
 
 def test_a_directory_without_a_model_is_not_found(tmp_path):

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from dovetail.errors import BaseModelNotFound, InvalidInput
 from dovetail.registry.fingerprint import Manifest, TensorEntry, read_base, read_manifest
-from dovetail.registry.hashing import Piece, hash_pieces
+from dovetail.registry.hashing import Piece, equal_pieces, hash_pieces
 
 pytest.importorskip("torch")
 
@@ -355,6 +355,23 @@ def test_many_threads_hash_as_one(parts):
         for number, part in enumerate(parts)
     }
     assert hash_pieces(pieces) == expected
+
+
+def piece(data):
+    """Give bytes to be hashed or compared."""
+    return Piece(len(data), lambda: memoryview(data))
+
+
+@given(st.binary(max_size=50), st.integers(0, 3), st.data())
+def test_pieces_are_equal_where_no_byte_differs(part, chunks, data):
+    """Wherever the one byte stands, within what is compared at once or behind it."""
+    whole = bytes(chunks * 2**19) + part
+    pairs = {"same": (piece(whole), piece(bytes(bytearray(whole))))}
+    if whole:
+        other = bytearray(whole)
+        other[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+        pairs["other"] = piece(whole), piece(bytes(other))
+    assert equal_pieces(pairs) == {"same"}
 
 
 def test_a_base_is_described_by_its_configuration(base):

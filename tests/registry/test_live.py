@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from dovetail.errors import IncompatibleBaseModel
+from dovetail.registry.checkpoint import find_checkpoint, open_sources
 from dovetail.registry.fingerprint import Manifest, TensorEntry, read_manifest
 from dovetail.registry.live import check_live_model
 
@@ -122,6 +123,22 @@ def test_a_saved_model_matches_its_manifest(saved, name):
     """A model in memory has the tensors of what it saved."""
     model, _, manifest = saved[name]
     check_live_model(model, manifest)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_has_the_bytes_of_its_file_is_not_hashed(saved, name):
+    """Where the files are at hand, only what differs from them is looked at further."""
+    model, directory, manifest = saved[name]
+    hashed = []
+    changed = copy.deepcopy(model)
+    next(changed.parameters()).data.flatten()[-1] += 1
+    with open_sources(find_checkpoint(directory)) as files:
+        check_live_model(
+            model, manifest, files=files, progress=lambda _, total: hashed.append(total)
+        )
+        error = refused(changed, manifest, files=files)
+    assert not hashed
+    assert (len(error.differing), error.matching) == (1, error.total - 1)
 
 
 @pytest.mark.parametrize("name", MODELS)

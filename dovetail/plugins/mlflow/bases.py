@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import AdapterNotFound, InvalidInput, InvalidPayload
+from dovetail.errors import AdapterNotFound, InvalidInput
 from dovetail.loader.opening import open_base
 from dovetail.loader.verify import check_tokenizer, check_weights
 from dovetail.plugins.mlflow.finding import find_saved_base
@@ -83,7 +83,7 @@ class SharedBase:
             IncompatibleBaseModel: It does not fit this base model.
             InvalidPayload: It is damaged, or the installed PEFT cannot attach it.
         """
-        payload = _read_once(saved)
+        payload = _read(saved)
         digest = payload.digest
         with self.lock:
             self._let_go()
@@ -142,22 +142,11 @@ class SharedBase:
                     self.frozen.detach(digest)
 
 
-def _read_once(saved: SavedAdapter) -> Payload:
-    """Read the files of a saved adapter, and see that they are those that were saved."""
-
-    def require_saved() -> None:
-        if saved.payload_digest is not None:
-            what = "the saved adapter"
-            read_registered(saved.payload, digest=saved.payload_digest, what=what)
-
-    try:
-        payload = read_payload(saved.payload)
-    except InvalidPayload:
-        require_saved()  # files that were changed are that first of all
-        raise
-    if payload.digest != saved.payload_digest:
-        require_saved()
-    return payload
+def _read(saved: SavedAdapter) -> Payload:
+    """Read the files of a saved adapter, which have to be those that were saved."""
+    if saved.payload_digest is None:
+        return read_payload(saved.payload)
+    return read_registered(saved.payload, digest=saved.payload_digest, what="the saved adapter")
 
 
 _OPENING = threading.Lock()
