@@ -24,11 +24,12 @@ from sqlalchemy import (
 )
 
 from dovetail.errors import InvalidQuery
-from dovetail.registry.conditions import condition_of
+from dovetail.registry.conditions import condition_of, unindexed
+from dovetail.registry.dialects import IDS, is_among_ids
 from dovetail.registry.filters import Field, Filter
 from dovetail.registry.listing import load_aliases
 from dovetail.registry.ordering import Term, after
-from dovetail.registry.reading import IDS, chunks
+from dovetail.registry.reading import chunks
 from dovetail.registry.schema import (
     AdapterRow,
     AliasRow,
@@ -39,18 +40,11 @@ from dovetail.registry.schema import (
 )
 
 
-class ListedScore(NamedTuple):
-    """The newest score of a version by one metric, with what it was measured on."""
-
-    value: float
-    ci_low: float | None
-    ci_high: float | None
-    kind: str
-    dataset: str | None
-
-
 class ListedVersion(NamedTuple):
-    """What a list shows of one version; `id` is its row id."""
+    """What a list shows of one version; `id` is its row id.
+
+    Scores are the newest by each metric, written by `shown_score`.
+    """
 
     id: int
     name: str
@@ -65,7 +59,7 @@ class ListedVersion(NamedTuple):
     description: str
     tags: Mapping[str, Any]
     aliases: Sequence[str]
-    scores: Mapping[str, ListedScore]
+    scores: Mapping[str, str]
 
 
 class ListedAdapter(NamedTuple):
@@ -82,6 +76,7 @@ class ListedAdapter(NamedTuple):
     latest: ListedVersion | None
 
 
+_AT_ONCE = 200  # rows of scores: to have few objects at a time spares Python looking through them
 _LIVE = VersionRow.deleted_at.is_(None)
 _VERSIONS = (
     select(
@@ -101,7 +96,7 @@ _VERSIONS = (
     .join(AdapterRow, VersionRow.adapter_id == AdapterRow.id)
     .join(BaseModelRow, VersionRow.base_model_id == BaseModelRow.id)
 )
-_MANY = _VERSIONS.where(VersionRow.id.in_(IDS))
+_MANY = _VERSIONS.where(is_among_ids(VersionRow.id))
 _OF_ADAPTER = _VERSIONS.where(AdapterRow.name == bindparam("of_name"), _LIVE)
 _BY_NUMBER = _OF_ADAPTER.where(VersionRow.number == bindparam("of_number", type_=BigInteger))
 _BY_ALIAS = _OF_ADAPTER.join(
@@ -120,10 +115,11 @@ _SCORES = (
         EvaluationRow.dataset_name,
     )
     .join(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
-    .order_by(EvaluationRow.id, ScoreRow.metric)
+    # Of few versions' evaluations, and not of all by way of the index that has them in this order.
+    .order_by(unindexed(EvaluationRow.id), ScoreRow.metric)
 )
-_ALIASES_OF_MANY = _ALIASES.where(AliasRow.version_id.in_(IDS))
-_SCORES_OF_MANY = _SCORES.where(EvaluationRow.version_id.in_(IDS))
+_ALIASES_OF_MANY = _ALIASES.where(is_among_ids(AliasRow.version_id))
+_SCORES_OF_MANY = _SCORES.where(is_among_ids(EvaluationRow.version_id))
 # With the same text each time, which PostgreSQL then need not read and plan anew.
 _ALIASES_OF_ONE = _ALIASES.where(AliasRow.version_id == bindparam("of_version"))
 _SCORES_OF_ONE = _SCORES.where(EvaluationRow.version_id == bindparam("of_version"))
@@ -150,6 +146,25 @@ _NAMES = select(AdapterRow.name).where(
 _IS_THERE = select(AdapterRow.id).where(
     AdapterRow.deleted_at.is_(None), AdapterRow.name == bindparam("of_name")
 )
+
+
+def shown_score(
+    value: float, ci_low: float | None, ci_high: float | None, kind: str, dataset: str | None
+) -> str:
+    """Write a score so that it is read, and sorted, by its number first.
+
+    Examples:
+        >>> shown_score(0.41234, 0.39, 0.43, "measured", "dialogues")
+        '0.4123 [0.3900, 0.4300] on dialogues'
+        >>> shown_score(0.41234, None, None, "reported", None)
+        '0.4123 reported'
+    """
+    words = f"{value:.4f}"
+    if ci_low is not None and ci_high is not None:
+        words += f" [{ci_low:.4f}, {ci_high:.4f}]"
+    if dataset:
+        words += f" on {dataset}"
+    return words if kind == "measured" else f"{words} {kind}"
 
 
 def is_adapter(connection: Connection, name: str) -> bool:
@@ -181,7 +196,7 @@ def list_versions_by_id(connection: Connection, ids: Sequence[int]) -> Iterator[
     """Yield versions by row id, in the order of the ids, within the transaction."""
     rows: dict[int, Any] = {}
     for chunk in chunks(ids):
-        for row in connection.execute(_MANY, {IDS.key: chunk}).all():
+        for row in connection.execute(_MANY, {IDS: chunk}).all():
             rows[row[0]] = row
     return _with_belongings(connection, [rows[one] for one in ids])
 
@@ -262,12 +277,13 @@ def _adapters(connection: Connection, rows: Sequence[Any]) -> list[ListedAdapter
 
 def _with_belongings(connection: Connection, rows: Sequence[Any]) -> Iterator[ListedVersion]:
     aliases: defaultdict[int, list[str]] = defaultdict(list)
-    scores: defaultdict[int | None, dict[str, ListedScore]] = defaultdict(dict)
+    scores: defaultdict[int | None, dict[str, str]] = defaultdict(dict)
     for of_aliases, of_scores, wanted in _belongings([row[0] for row in rows]):
         for pointed, alias in connection.execute(of_aliases, wanted).all():
             aliases[pointed].append(alias)
-        for version_id, metric, *score in connection.execute(of_scores, wanted).all():
-            scores[version_id][metric] = ListedScore._make(score)  # the last is the newest
+        for part in connection.execute(of_scores, wanted).partitions(_AT_ONCE):
+            for version_id, metric, *score in part:
+                scores[version_id][metric] = shown_score(*score)  # the last is the newest
     for row in rows:  # what was read is let go of with each, for there may be ten thousand
         one = row[0]
         yield ListedVersion._make((*row, aliases.pop(one, ()), scores.pop(one, {})))
@@ -279,4 +295,4 @@ def _belongings(ids: Sequence[int]) -> Iterator[tuple[Any, Any, dict[str, Any]]]
         yield _ALIASES_OF_ONE, _SCORES_OF_ONE, {"of_version": ids[0]}
         return
     for chunk in chunks(ids):
-        yield _ALIASES_OF_MANY, _SCORES_OF_MANY, {IDS.key: chunk}
+        yield _ALIASES_OF_MANY, _SCORES_OF_MANY, {IDS: chunk}

@@ -9,9 +9,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Float, String, literal
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Connection,
+    Float,
+    String,
+    any_,
+    bindparam,
+    literal,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+IDS = "of_ids"
+"""The parameter with the row ids of `is_among_ids`, a list of any length."""
 
 _TO_GLOB = str.maketrans({"*": "[*]", "?": "[?]", "[": "[[]", "%": "*", "_": "?"})
 
@@ -40,6 +54,17 @@ def json_number(document: Any, key: str) -> ColumnElement[float]:
     It is NULL where there is anything else, or nothing.
     """
     return _JsonNumber(document, literal(key), literal(_path(key)))
+
+
+def is_among_ids(column: Any) -> ColumnElement[bool]:
+    """Tell whether a row id is one of those in the parameter `IDS` when the statement runs.
+
+    PostgreSQL gets them as an array: the statement's text is always the same, so it is read and
+    planned once, and by way of an index. SQLite has no arrays, and reads text in no time; ids may
+    stand in it, because they are whole numbers that the database gave out.
+    """
+    as_text = bindparam(IDS, type_=BigInteger, expanding=True, literal_execute=True)
+    return _IsAmongIds(column, as_text, bindparam(IDS, type_=ARRAY(BigInteger)))
 
 
 def joins_laterally(connection: Connection) -> bool:
@@ -73,6 +98,12 @@ class _Like(FunctionElement[bool]):
 class _ILike(FunctionElement[bool]):
     name = "ilike"
     type = Boolean()
+    inherit_cache = True
+
+
+class _IsAmongIds(FunctionElement[bool]):
+    # Without a type: SQLite would be asked whether a Boolean equals 1, which no index knows.
+    name = "is_among_ids"
     inherit_cache = True
 
 
@@ -110,6 +141,20 @@ def _ilike_sqlite(element: _ILike, compiler: Any, **options: Any) -> str:
 def _ilike_postgresql(element: _ILike, compiler: Any, **options: Any) -> str:
     text, pattern = _parts(element, compiler, options)
     return f"({text} ILIKE {pattern} ESCAPE '')"
+
+
+@compiles(_IsAmongIds, "sqlite")
+def _is_among_ids_sqlite(element: _IsAmongIds, compiler: Any, **options: Any) -> str:
+    column, as_text, _ = element.clauses
+    found: str = compiler.process(column.in_(as_text), **options)
+    return found
+
+
+@compiles(_IsAmongIds, "postgresql")
+def _is_among_ids_postgresql(element: _IsAmongIds, compiler: Any, **options: Any) -> str:
+    column, _, as_array = element.clauses
+    found: str = compiler.process(column == any_(as_array), **options)
+    return found
 
 
 @compiles(_JsonText, "sqlite")

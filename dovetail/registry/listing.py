@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, Connection, bindparam, func, literal, select
+from sqlalchemy import BigInteger, Connection, func, literal, select
 
 from dovetail.registry.checks import check_text
+from dovetail.registry.dialects import IDS, is_among_ids
 from dovetail.registry.paging import checked_limit, within_reach
 from dovetail.registry.reading import VERSIONS, chunks, find_adapter_id, load_versions, without_id
 from dovetail.registry.records import Adapter, AdapterVersion
@@ -35,7 +36,7 @@ _ADAPTERS = _ADAPTERS.where(AdapterRow.deleted_at.is_(None)).order_by(AdapterRow
 _POINTERS = (
     select(AliasRow.adapter_id, AliasRow.alias, VersionRow.number)
     .join(VersionRow, AliasRow.version_id == VersionRow.id)
-    .where(AliasRow.adapter_id.in_(bindparam("of_adapters", expanding=True, literal_execute=True)))
+    .where(is_among_ids(AliasRow.adapter_id))
     .order_by(AliasRow.alias)
 )
 
@@ -81,7 +82,7 @@ def load_aliases(
     """Return the aliases of each adapter by row id, and the numbers that they point to."""
     aliases: defaultdict[int, dict[str, int]] = defaultdict(dict)
     for chunk in chunks(adapter_ids):
-        for owner, alias, number in connection.execute(_POINTERS, {"of_adapters": chunk}):
+        for owner, alias, number in connection.execute(_POINTERS, {IDS: chunk}).all():
             aliases[owner][alias] = number
     return aliases
 

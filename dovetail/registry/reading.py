@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    BindParameter,
     Connection,
     Row,
     RowMapping,
@@ -26,6 +25,7 @@ from dovetail.errors import (
     InvalidReference,
     VersionNotFound,
 )
+from dovetail.registry.dialects import IDS, is_among_ids
 from dovetail.registry.records import AdapterVersion, BaseModel, StoredFile
 from dovetail.registry.reference import LATEST, Reference
 from dovetail.registry.schema import (
@@ -89,17 +89,13 @@ _ALIASES = select(AliasRow.version_id, AliasRow.alias).order_by(AliasRow.alias)
 _FILES = (
     select(FileRow.version_id, FileRow.path, FileRow.blob, BlobRow.size)
     .join(BlobRow, FileRow.blob == BlobRow.digest)
-    .order_by(FileRow.version_id, FileRow.path)
+    .order_by(FileRow.path)
 )
 _ALIASES_OF_ONE = _ALIASES.where(AliasRow.version_id == bindparam("of_version"))
 _FILES_OF_ONE = _FILES.where(FileRow.version_id == bindparam("of_version"))
-# Ids may stand in the statement's text: they are whole numbers that the database gave out.
-IDS: BindParameter[Any] = bindparam("of_versions", expanding=True, literal_execute=True)
-"""Row ids of versions, whose number is known only when a statement runs."""
-
-_MANY = VERSIONS.where(VersionRow.id.in_(IDS))
-_ALIASES_OF_MANY = _ALIASES.where(AliasRow.version_id.in_(IDS))
-_FILES_OF_MANY = _FILES.where(FileRow.version_id.in_(IDS))
+_MANY = VERSIONS.where(is_among_ids(VersionRow.id))
+_ALIASES_OF_MANY = _ALIASES.where(is_among_ids(AliasRow.version_id))
+_FILES_OF_MANY = _FILES.where(is_among_ids(FileRow.version_id))
 
 
 def load_versions(connection: Connection, query: Select[Any]) -> list[AdapterVersion]:
@@ -111,7 +107,7 @@ def load_versions_by_id(connection: Connection, ids: Sequence[int]) -> list[Adap
     """Return the records of versions by row id, in the order of the ids."""
     rows: dict[int, Row[Any]] = {}
     for chunk in chunks(ids):
-        for row in connection.execute(_MANY, {"of_versions": chunk}).all():
+        for row in connection.execute(_MANY, {IDS: chunk}).all():
             rows[row[0]] = row
     return _with_belongings(connection, [rows[number] for number in ids])
 
@@ -120,11 +116,11 @@ def _with_belongings(connection: Connection, rows: Sequence[Row[Any]]) -> list[A
     aliases: defaultdict[int, list[str]] = defaultdict(list)
     files: defaultdict[int, list[StoredFile]] = defaultdict(list)
     for chunk in chunks([row[0] for row in rows]):
-        for version_id, alias in connection.execute(_ALIASES_OF_MANY, {"of_versions": chunk}):
+        for version_id, alias in connection.execute(_ALIASES_OF_MANY, {IDS: chunk}).all():
             aliases[version_id].append(alias)
         for version_id, path, digest, size in connection.execute(
-            _FILES_OF_MANY, {"of_versions": chunk}
-        ):
+            _FILES_OF_MANY, {IDS: chunk}
+        ).all():
             files[version_id].append(StoredFile(path=path, size=size, digest=digest))
     return [_version(row, aliases[row[0]], files[row[0]]) for row in rows]
 

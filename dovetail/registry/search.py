@@ -28,12 +28,12 @@ from sqlalchemy.orm import aliased
 
 from dovetail.errors import InvalidQuery
 from dovetail.registry.conditions import MOMENTS, candidates_of, condition_of, unindexed
-from dovetail.registry.dialects import joins_laterally, prefer_order
+from dovetail.registry.dialects import IDS, is_among_ids, joins_laterally, prefer_order
 from dovetail.registry.filters import Both, Comparison, Filter, parse_filter
 from dovetail.registry.jsontext import digest_json
 from dovetail.registry.ordering import Term, after, not_before, terms_of
 from dovetail.registry.paging import foreign_token, next_token, version_before
-from dovetail.registry.reading import IDS, load_versions_by_id
+from dovetail.registry.reading import load_versions_by_id
 from dovetail.registry.records import AdapterVersion
 from dovetail.registry.schema import AdapterRow, EvaluationRow, ScoreRow, VersionRow
 
@@ -122,7 +122,7 @@ def find_ids(
     few = None if part is None else _few(connection, part)
     if few is not None and few.exact:
         condition = true()
-    parameters = {} if few is None else {IDS.key: sorted(few.ids)}
+    parameters = {} if few is None else {IDS: sorted(few.ids)}
     if few is None:
         prefer_order(connection)
     statements = _statements(connection, terms, place, condition, few=few is not None)
@@ -198,7 +198,7 @@ def _statements(
     order = [(term.field.kind, term.descending) for term in terms]
     wanted = and_(VersionRow.deleted_at.is_(None), condition)
     if few:
-        yield partial(_in_order, _FOUND.where(VersionRow.id.in_(IDS), wanted), terms, place)
+        yield partial(_in_order, _FOUND.where(is_among_ids(VersionRow.id), wanted), terms, place)
     elif first.field.kind == "metrics":
         if place is None or place[0] is not None:
             by_value = replace(first, expression=ScoreRow.value, nullable=False)

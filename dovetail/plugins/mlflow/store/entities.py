@@ -39,7 +39,7 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 from dovetail.plugins.mlflow.lineage import OF_RUN_TAGS
 from dovetail.plugins.mlflow.problems import refusal
-from dovetail.registry.catalogue import ListedAdapter, ListedScore, ListedVersion
+from dovetail.registry.catalogue import ListedAdapter, ListedVersion
 
 MIRRORED = "dovetail."
 """What the names of tags begin with that Dovetail makes."""
@@ -84,7 +84,7 @@ def _mirrored(listed: ListedVersion) -> dict[str, str]:
 
     It cuts names of over 15 letters, so those of scores are short.
     """
-    scores = {MIRRORED + metric: shown_score(score) for metric, score in listed.scores.items()}
+    scores = {MIRRORED + metric: score for metric, score in listed.scores.items()}
     return {
         **scores,
         BASE_MODEL: listed.base_model_name,
@@ -111,23 +111,6 @@ def registered_model(listed: ListedAdapter) -> RegisteredModel:
 def download_uri(name: str, number: int) -> str:
     """Return the URI under which a version can be downloaded as a whole MLflow model."""
     return f"dovetail://{name}/{number}"
-
-
-def shown_score(score: ListedScore) -> str:
-    """Write a score so that it is read, and sorted, by its number first.
-
-    Examples:
-        >>> shown_score(ListedScore(0.41234, 0.39, 0.43, "measured", "dialogues"))
-        '0.4123 [0.3900, 0.4300] on dialogues'
-    """
-    words = [f"{score.value:.4f}"]
-    if score.ci_low is not None and score.ci_high is not None:
-        words.append(f"[{score.ci_low:.4f}, {score.ci_high:.4f}]")
-    if score.dataset:
-        words.append(f"on {score.dataset}")
-    if score.kind != "measured":
-        words.append(score.kind)
-    return " ".join(words)
 
 
 def check_free(key: str) -> None:
