@@ -133,6 +133,15 @@ class Database:
                 yield connection
 
     @contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """Open a connection for a statement that changes nothing and needs no transaction.
+
+        Several statements see the database as it is for each.
+        """
+        with self._errors("read"), self.engine.connect() as plain:
+            yield self._backend.for_asking(plain)
+
+    @contextmanager
     def writing(self, *, durable: bool = True) -> Iterator[Connection]:
         """Open a writing transaction; it commits when the block ends well.
 

@@ -86,6 +86,10 @@ class Postgresql:
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
 
+    def for_asking(self, connection: Connection) -> Connection:
+        """Spare the server the beginning and the end of a transaction."""
+        return connection.execution_options(isolation_level="AUTOCOMMIT")
+
     def for_writing(self, connection: Connection, *, durable: bool) -> Connection:
         """Let the transaction lock; one that need not last does not wait for the disk."""
         if not durable:

@@ -58,7 +58,7 @@ def register_version(
     name: str,
     path: str | os.PathLike[str],
     *,
-    base: str | os.PathLike[str],
+    base: str | os.PathLike[str] | BaseModel,
     metadata: Metadata,
     exclude: Sequence[str],
     progress: Progress | None,
@@ -179,20 +179,12 @@ def _existing(connection: Connection, name: str, number: int) -> AdapterVersion:
 
 
 def _find_or_read_base(
-    context: Context, base: str | os.PathLike[str], progress: Progress | None
+    context: Context, base: str | os.PathLike[str] | BaseModel, progress: Progress | None
 ) -> BaseCheckpoint:
     """Take the base model from a directory, or from what the registry knows of it."""
-    if isinstance(base, os.PathLike) or is_directory(base):
+    if isinstance(base, os.PathLike) or (isinstance(base, str) and is_directory(base)):
         return _storable(read_base(base, cache_dir=context.cache_dir, progress=progress))
-    try:
-        with context.database.reading() as connection:
-            known = find_base_model(connection, base)[1]
-    except BaseModelNotFound as error:
-        raise BaseModelNotFound(
-            f"base model {base!r} is neither a directory nor a registered base model; give the "
-            "directory of its checkpoint, or see: dovetail base list",
-            value=base,
-        ) from error
+    known = base if isinstance(base, BaseModel) else _find_base(context, base)
     return BaseCheckpoint(
         directory=Path(known.location) if known.location else None,
         manifest=load_manifest(context, known),
@@ -206,6 +198,18 @@ def _find_or_read_base(
         dtype=known.dtype,
         tokenizer_digest=known.tokenizer_digest,
     )
+
+
+def _find_base(context: Context, base: str) -> BaseModel:
+    try:
+        with context.database.asking() as connection:
+            return find_base_model(connection, base)[1]
+    except BaseModelNotFound as error:
+        raise BaseModelNotFound(
+            f"base model {base!r} is neither a directory nor a registered base model; give the "
+            "directory of its checkpoint, or see: dovetail base list",
+            value=base,
+        ) from error
 
 
 def _storable(checkpoint: BaseCheckpoint) -> BaseCheckpoint:

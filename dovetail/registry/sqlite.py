@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from dovetail.errors import StorageError
 
 _BUSY_TIMEOUT_S = 60
-_WRITE = "dovetail_write"
+_WRITE, _ALONE = "dovetail_write", "dovetail_alone"
 
 
 class Sqlite:
@@ -40,11 +40,7 @@ class Sqlite:
         """Make the pool of connections; for a file that may not be written, read-only ones."""
         url = self._url
         if self.read_only and self._file is not None:
-            # Without a write-ahead log beside it, the file is the whole database and cannot
-            # change under us: `immutable` spares SQLite the lock files that it may not write.
-            logged = self._file.with_name(f"{self._file.name}-wal").exists()
-            mode = {"mode": "ro"} if logged else {"mode": "ro", "immutable": "1"}
-            url = URL.create("sqlite", database=self._file.as_uri(), query={**mode, "uri": "true"})
+            url = read_only_url(self._file)
         engine = create_engine(
             url,
             connect_args={"timeout": _BUSY_TIMEOUT_S},
@@ -83,11 +79,15 @@ class Sqlite:
                     url=self._url.render_as_string(),
                 ) from error
         with engine.connect() as connection:
-            _use_write_ahead_log(connection)
+            use_write_ahead_log(connection)
 
     def for_reading(self, connection: Connection) -> Connection:
         """Give the connection what a reading transaction needs: SQLite reads one state anyway."""
         return connection
+
+    def for_asking(self, connection: Connection) -> Connection:
+        """Let a statement be a transaction of its own."""
+        return connection.execution_options(**{_ALONE: True})
 
     def for_writing(self, connection: Connection, *, durable: bool) -> Connection:
         """Give the connection what a writing transaction needs."""
@@ -112,7 +112,10 @@ def _on_connect(connection: Any, _record: object) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    synchronous = connection.get_execution_options().get(_WRITE)
+    options = connection.get_execution_options()
+    if options.get(_ALONE):
+        return
+    synchronous = options.get(_WRITE)
     if synchronous is None:
         connection.exec_driver_sql("BEGIN")
         return
@@ -120,8 +123,20 @@ def _on_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _use_write_ahead_log(connection: Connection) -> None:
-    """Switch the file to a write-ahead log, which it then keeps.
+def read_only_url(file: Path) -> URL:
+    """Return the URL of a database file that may not be written."""
+    # Without a write-ahead log beside it, the file is the whole database and cannot change under
+    # us: `immutable` spares SQLite the lock files that it may not write.
+    logged = file.with_name(f"{file.name}-wal").exists()
+    mode = {"mode": "ro"} if logged else {"mode": "ro", "immutable": "1"}
+    return URL.create("sqlite", database=file.as_uri(), query={**mode, "uri": "true"})
+
+
+def use_write_ahead_log(connection: Connection) -> None:
+    """Switch a database file to a write-ahead log, which it then keeps.
+
+    Readers and the one writer do not wait for each other then, and a commit waits for the disk once
+    instead of several times.
 
     Two processes that make the same new registry meet here; SQLite answers one of them with
     "locked" at once, whatever the time-out.

@@ -139,7 +139,7 @@ class Registry:
         name: str,
         path: str | os.PathLike[str],
         *,
-        base: str | os.PathLike[str],
+        base: str | os.PathLike[str] | BaseModel,
         task: str | None = None,
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
@@ -162,7 +162,7 @@ class Registry:
         Args:
             name: Adapter name; made on first use.
             path: Directory that PEFT's ``save_pretrained`` wrote.
-            base: Directory of the base model, or fingerprint or name of a registered one.
+            base: Directory of the base model, or fingerprint, name or record of a registered one.
             task: Pipeline tag such as ``summarization``.
             description: Free text about the adapter.
             tags: Free key-value pairs of the adapter; added to those it has.
@@ -331,7 +331,7 @@ class Registry:
             BaseModelNotFound: There is none.
             InvalidReference: Several are meant.
         """
-        with self._context.database.reading() as connection:
+        with self._context.database.asking() as connection:
             return find_base_model(connection, wanted)[1]
 
     def base_models(self) -> list[BaseModel]:

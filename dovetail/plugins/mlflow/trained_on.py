@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from dovetail.registry.directories import is_directory
 if TYPE_CHECKING:
     from dovetail.plugins.mlflow.saved import SavedAdapter
     from dovetail.registry.progress import Progress
+    from dovetail.registry.records import BaseModel
     from dovetail.registry.store import Registry
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -24,8 +26,8 @@ def find_base(
     *,
     base: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-) -> str:
-    """Return the fingerprint of the base model of an adapter; the registry knows it afterwards.
+) -> BaseModel:
+    """Return the base model of an adapter; the registry knows it afterwards.
 
     It is the base that the caller names, or the one that the adapter was saved with, or the one
     whose name the adapter's configuration has: registered, in a directory of this machine, or in
@@ -47,9 +49,10 @@ def find_base(
         _check(found, saved, what=f"base model {os.fspath(base)!r}")
         return found
     if saved.base_document is not None:
-        return registry.register_base_document(saved.base_document).fingerprint
-    if saved.base_fingerprint is not None and _is_known(registry, saved.base_fingerprint):
-        return saved.base_fingerprint
+        return registry.register_base_document(saved.base_document)
+    if saved.base_fingerprint is not None:
+        with contextlib.suppress(BaseModelNotFound):
+            return registry.base_model(saved.base_fingerprint)
     for place in (saved.base_location, saved.base_name):
         if place is None:
             continue
@@ -75,11 +78,11 @@ def _look_up(
     progress: Progress | None,
     *,
     revision: str | None = None,
-) -> str:
+) -> BaseModel:
     """Find a base model by directory, by what the registry calls it, or in the hub cache."""
     place = os.fspath(base)
     if is_directory(place):
-        return registry.register_base(place, progress=progress).fingerprint
+        return registry.register_base(place, progress=progress)
     try:
         known = registry.base_model(place)
     except BaseModelNotFound:
@@ -88,24 +91,17 @@ def _look_up(
         # The same name at another commit may be other weights; a branch may be any commit.
         commit = revision is not None and _COMMIT.fullmatch(revision)
         if not commit or known.revision in (None, revision):
-            return known.fingerprint
+            return known
     found = locate_base(place, revision=revision)
-    return registry.register_base(found, name=place, progress=progress).fingerprint
+    return registry.register_base(found, name=place, progress=progress)
 
 
-def _is_known(registry: Registry, fingerprint: str) -> bool:
-    try:
-        registry.base_model(fingerprint)
-    except BaseModelNotFound:
-        return False
-    return True
-
-
-def _check(found: str, saved: SavedAdapter, *, what: str) -> None:
-    if saved.base_fingerprint is not None and saved.base_fingerprint != found:
+def _check(found: BaseModel, saved: SavedAdapter, *, what: str) -> None:
+    if saved.base_fingerprint is not None and saved.base_fingerprint != found.fingerprint:
         raise IncompatibleBaseModel(
-            f"{what} has other weights ({found[:19]}…) than those that the adapter was saved with "
-            f"({saved.base_fingerprint[:19]}…); give the base model that it was trained on",
+            f"{what} has other weights ({found.fingerprint[:19]}…) than those that the adapter was "
+            f"saved with ({saved.base_fingerprint[:19]}…); give the base model that it was trained "
+            "on",
             expected=saved.base_fingerprint,
-            found=found,
+            found=found.fingerprint,
         )

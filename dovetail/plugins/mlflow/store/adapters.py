@@ -60,7 +60,7 @@ class Adapters:
         """Tell whether there is an adapter with this name."""
         if not _may_be_kept(name):
             return False
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return catalogue.is_adapter(connection, name)
 
     def among(self, names: Sequence[str]) -> set[str]:

@@ -73,7 +73,7 @@ class Creating:
 
     def _create(self, request: Request, tags: Sequence[ModelVersionTag]) -> ModelVersion:
         name = request.name
-        with self._connection.database.reading() as connection:
+        with self._connection.database.asking() as connection:
             is_adapter = catalogue.is_adapter(connection, name)
             is_kept = not is_adapter and self._others.holds_versions(connection, name)
         model = None if is_adapter or is_kept else self._others.find_model(name)

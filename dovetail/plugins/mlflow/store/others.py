@@ -35,6 +35,7 @@ from dovetail.errors import InvalidInput
 from dovetail.plugins.mlflow.problems import missing
 from dovetail.registry.database import Database
 from dovetail.registry.locking import lock_schema
+from dovetail.registry.sqlite import read_only_url, use_write_ahead_log
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
@@ -99,15 +100,15 @@ class Others:
             return self._file.exists()
         if not self._in_schema:
             return False
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return _are_there(connection)
 
     def hold_any(self, connection: Connection) -> bool:
         """Tell whether there is any model or prompt.
 
         Args:
-            connection: A reading transaction of Dovetail's database. On PostgreSQL it is asked for
-                MLflow's tables, too, and spares another transaction on another connection.
+            connection: To Dovetail's database, for reading. On PostgreSQL it is asked for MLflow's
+                tables, too, and spares another transaction on another connection.
         """
         return self._finds(connection, _ANY_MODEL)
 
@@ -191,9 +192,11 @@ class Others:
     def _open(self) -> SqlAlchemyStore:
         from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
+        if self._database.read_only and self._file is not None:
+            # MLflow makes folders for files, of this URL, too, unless it names a driver.
+            url = read_only_url(self._file).set(drivername="sqlite+pysqlite")
+            return SqlAlchemyStore(url.render_as_string())
         address = self.url.render_as_string(hide_password=False)
-        if self._database.read_only:
-            return SqlAlchemyStore(address)
         # Servers that start at once would all make the tables: one at a time.
         if self._file is None:
             with self._database.writing() as connection:
@@ -205,6 +208,9 @@ class Others:
             opened = SqlAlchemyStore(address)
             if self._in_schema:
                 _sort_names_by_bytes(connection)
+            else:
+                with opened.engine.connect() as own:
+                    use_write_ahead_log(own)
             return opened
 
 

@@ -1,7 +1,9 @@
 """Dovetail as MLflow's model registry: adapters, and whatever else a team has."""
 
+import contextlib
 import hashlib
 import shutil
+import sqlite3
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -403,6 +405,16 @@ def test_who_has_only_adapters_never_gets_tables_of_mlflow(
     assert list(store.list_webhooks()) == []
     store.close()
     assert not (place.root / "registry.mlflow.db").exists()
+
+
+@ON_SQLITE
+def test_readers_of_other_models_do_not_wait_for_who_writes_them(ours, place):
+    """They have a write-ahead log, as adapters have; a commit then waits for the disk once."""
+    ours.create_registered_model("classifier")
+    with contextlib.closing(sqlite3.connect(place.root / "registry.mlflow.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("UPDATE registered_models SET description = 'changed'")
+        assert ours.get_registered_model("classifier").description is None
 
 
 @ON_SQLITE
