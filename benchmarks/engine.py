@@ -185,6 +185,7 @@ def _as_json(cell: Any) -> dict[str, Any]:
         "changed": cell.changed,
         "peaks": cell.peaks,
         "flops": cell.flops,
+        "where": cell.where,
         "notes": cell.notes,
     }
 

@@ -18,6 +18,7 @@ from benchmarks.engine_peak import skinny_peak, square_peak
 from benchmarks.engine_peers import Pyfunc, run_alone, run_mixed, run_plain, run_switched
 from benchmarks.engine_shapes import Shape, load_frozen, load_peft, write_adapters, write_base
 from benchmarks.engine_turns import Contestant, say
+from benchmarks.engine_where import limits, measure_floor, measure_where
 from benchmarks.engine_work import Tokens, Work, make_work, useful_flops
 
 _ALONE = 4
@@ -135,6 +136,21 @@ class Arena:
             "square": square_peak(self._sizes.square, **here),
             "skinny": skinny_peak(rows, width, small=small, **here),
         }
+
+    def where(self) -> dict[str, Any]:
+        """Run the job once more on each of our bases, and say where the time goes."""
+        work = self._jobs["skewed"]
+        found: dict[str, Any] = {}
+        for kind, ours in self._ours.items():
+            name = "prompts" if kind == "prompt" else kind
+            say(f"where the time goes: {name}")
+            found[name] = measure_where(ours.base, lambda ours=ours: ours.run(work))
+        floor = measure_floor(self._dtype) if self._device == "cpu" else None
+        width = self._sizes.rank * self._dtype.itemsize
+        for kind in ("attention", "all-linear"):
+            if floor is not None:
+                found[kind]["limits"] = limits(found[kind], found["bare"], floor, width)
+        return found
 
     def flops(self) -> dict[str, float]:
         """Count the useful work of the jobs that our engine does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ class Cell:
         changed: Rows whose tokens the adapters change, and rows compared, by contestant.
         peaks: Operations per second of matrix products alone.
         flops: Useful operations of the job, by contestant.
+        where: Where the time goes, by contestant, of `measure_where`; and its `limits`.
         notes: What could not be done.
     """
 
@@ -40,6 +42,7 @@ class Cell:
     changed: dict[str, tuple[int, int]]
     peaks: dict[str, float]
     flops: dict[str, float]
+    where: dict[str, Any]
     notes: list[str]
 
 
@@ -82,6 +85,7 @@ def measure_cell(place: Path, shape: str, dtype: str, device: str, sizes: Sizes)
             changed={name: _different(outputs[name], outputs["bare"]) for name in mixed},
             peaks=arena.peaks(),
             flops=arena.flops(),
+            where=arena.where(),
             notes=arena.notes,
         )
 

@@ -159,6 +159,9 @@ def _tables(details: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[l
         yield f"{name}: speeds", head, [_speed(one) for one in cell["contestants"].values()]
         head = ["Dovetail", "useful GFLOP/s", "of the GEMM peak", "of the skinny GEMM's peak"]
         yield f"{name}: matrix products", head, list(_utilisation(cell))
+        if "where" in cell:
+            yield f"{name}: where the time goes, seconds", *_where(cell)
+            yield f"{name}: what adapters add to a step", *_limits(cell)
     if details["attach"]:
         head = ["attach", "Dovetail", "PEFT load_adapter", "ratio", "goal", "met"]
         yield (
@@ -209,6 +212,49 @@ def _utilisation(cell: Mapping[str, Any]) -> Iterator[list[str]]:
         speed = flops / cell["rows"] * one["rows_per_s"]
         shares = [f"{speed / cell['peaks'][peak]:.0%}" for peak in ("square", "skinny")]
         yield [one["label"], f"{speed / _GIGA:.1f}", *shares]
+
+
+def _where(cell: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    names = list(cell["where"])
+    stages = {stage: one["passes"] for stage, one in cell["where"][names[0]]["stages"].items()}
+    lines = []
+    for stage in stages:
+        each = [cell["where"][name]["stages"][stage] for name in names]
+        lines.append([f"**{stage}**, passes", *(f"{one['passes']}" for one in each)])
+        lines += [
+            [part, *(f"{one['seconds'][part]:.2f}" for one in each)] for part in each[0]["seconds"]
+        ]
+    outside = [
+        cell["where"][name]["total"]
+        - sum(sum(one["seconds"].values()) for one in cell["where"][name]["stages"].values())
+        for name in names
+    ]
+    totals = [cell["where"][name]["total"] for name in names]
+    lines.append(["**the engine around them**", *(f"{one:.2f}" for one in outside)])
+    lines.append(["**total**", *(f"{one:.2f}" for one in totals)])
+    return ["part", *(cell["contestants"][name]["label"] for name in names)], lines
+
+
+def _limits(cell: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    head = [
+        *("Dovetail", "layers", "adapters", "their matrices", "at best", "measured"),
+        *("bare step", "steps' limit", "steps measured"),
+    ]
+    lines = []
+    for name, one in cell["where"].items():
+        if "limits" in one:
+            found = one["limits"]
+            lines.append(
+                [
+                    cell["contestants"][name]["label"],
+                    f"{found['hooks']:.0f}",
+                    f"{found['adapters']:.1f}",
+                    f"{found['bytes'] / 1e6:.0f} MB",
+                    *(f"{found[key] * 1e3:.2f} ms" for key in ("at_best", "measured", "bare")),
+                    *(f"{found[key]:.2f}" for key in ("limit", "found")),
+                ]
+            )
+    return head, lines
 
 
 def _attach(row: Row) -> list[str]:
