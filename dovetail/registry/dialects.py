@@ -7,17 +7,17 @@ columns, and these expressions for what they return.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
     Boolean,
     ColumnElement,
     Connection,
+    Dialect,
     Float,
     String,
-    any_,
+    TypeDecorator,
     bindparam,
     literal,
 )
@@ -59,12 +59,10 @@ def json_number(document: Any, key: str) -> ColumnElement[float]:
 def is_among_ids(column: Any) -> ColumnElement[bool]:
     """Tell whether a row id is one of those in the parameter `IDS` when the statement runs.
 
-    PostgreSQL gets them as an array: the statement's text is always the same, so it is read and
-    planned once, and by way of an index. SQLite has no arrays, and reads text in no time; ids may
-    stand in it, because they are whole numbers that the database gave out.
+    They are one value, so the statement's text is the same for any number of them, and is read and
+    planned once.
     """
-    as_text = bindparam(IDS, type_=BigInteger, expanding=True, literal_execute=True)
-    return _IsAmongIds(column, as_text, bindparam(IDS, type_=ARRAY(BigInteger)))
+    return _IsAmongIds(column, bindparam(IDS, type_=_Ids))
 
 
 def joins_laterally(connection: Connection) -> bool:
@@ -99,6 +97,18 @@ class _ILike(FunctionElement[bool]):
     name = "ilike"
     type = Boolean()
     inherit_cache = True
+
+
+class _Ids(TypeDecorator[Sequence[int]]):
+    """Whole numbers as the text of an array, which takes a tenth of what drivers take for one."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[int] | None, dialect: Dialect) -> str:
+        """Write them as JSON, or as PostgreSQL writes an array."""
+        numbers = ",".join(map(str, value or ()))
+        return f"[{numbers}]" if dialect.name == "sqlite" else f"{{{numbers}}}"
 
 
 class _IsAmongIds(FunctionElement[bool]):
@@ -145,16 +155,14 @@ def _ilike_postgresql(element: _ILike, compiler: Any, **options: Any) -> str:
 
 @compiles(_IsAmongIds, "sqlite")
 def _is_among_ids_sqlite(element: _IsAmongIds, compiler: Any, **options: Any) -> str:
-    column, as_text, _ = element.clauses
-    found: str = compiler.process(column.in_(as_text), **options)
-    return found
+    column, ids = _parts(element, compiler, options)
+    return f"({column} IN (SELECT value FROM json_each({ids})))"  # noqa: S608 (a parameter's sign)
 
 
 @compiles(_IsAmongIds, "postgresql")
 def _is_among_ids_postgresql(element: _IsAmongIds, compiler: Any, **options: Any) -> str:
-    column, _, as_array = element.clauses
-    found: str = compiler.process(column == any_(as_array), **options)
-    return found
+    column, ids = _parts(element, compiler, options)
+    return f"({column} = ANY (CAST({ids} AS BIGINT[])))"
 
 
 @compiles(_JsonText, "sqlite")

@@ -143,6 +143,9 @@ def digest_json(value: Any) -> str:
 
 
 def _depth(data: bytes, limit: int) -> int:
+    opened = data.count(b"[") + data.count(b"{")
+    if opened <= limit:  # no need to look where they close
+        return opened
     depth = deepest = 0
     for code in _STRING.sub(b"", data).translate(None, _NOT_BRACKETS):
         if code in b"[{":

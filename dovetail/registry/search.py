@@ -130,7 +130,7 @@ def find_ids(
     for statement in statements:
         wanted = limit - len(found)
         if wanted:
-            found += connection.execute(statement(wanted), parameters).scalars()
+            found += connection.execute(statement(wanted), parameters).scalars().all()
     return found
 
 
