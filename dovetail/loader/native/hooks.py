@@ -86,17 +86,24 @@ class ModuleHooks:
     """
 
     def __init__(self, model: Any, products: Products | None = None) -> None:
-        self._model = model
         self._modules: dict[str, nn.Module] = dict(model.named_modules())
         self._current, self._at_head = _Current(), _Current()
         self._head = model.get_output_embeddings()
         self._chosen = products
+        # Found out here: it would be a sixth of what the first attach takes.
+        self._fits_loops = products is None and _fits_loops(model)
         self._watched: Counter[int] = Counter()
         self._hooks: dict[tuple[str, bool], _Hook] = {}
 
     @cached_property
     def _products(self) -> Products:
-        return self._chosen or _products_for(self._model)
+        if self._chosen is not None:
+            return self._chosen
+        if not self._fits_loops:
+            return StackedProducts()
+        from dovetail.loader.native.compiled import CompiledProducts  # which imports numba
+
+        return CompiledProducts()
 
     def watch(self, adapter: NativeAdapter) -> None:
         """Put hooks on the adapter's modules, so that rows can run with it."""
@@ -150,14 +157,10 @@ class ModuleHooks:
             yield
 
 
-def _products_for(model: Any) -> Products:
-    """Return compiled loops, where they can read all that the model computes with."""
+def _fits_loops(model: Any) -> bool:
+    """Tell whether compiled loops can read all that a model computes with."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
-    if weights and all(kernels.suits(weight.device, weight.dtype) for weight in weights):
-        from dovetail.loader.native.compiled import CompiledProducts
-
-        return CompiledProducts()
-    return StackedProducts()
+    return bool(weights) and all(kernels.suits(weight.device, weight.dtype) for weight in weights)
 
 
 def _places(adapter: NativeAdapter) -> Iterator[tuple[str, bool]]:
