@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from mlflow.entities import Run
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
@@ -15,7 +17,7 @@ from dovetail.errors import AdapterNotFound, VersionNotFound
 from dovetail.plugins.mlflow.lineage import RunFacts, read_run
 from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.entities import RUN_LINK_TAG, SOURCE_TAG, free_tags
-from dovetail.plugins.mlflow.store.sources import fetched
+from dovetail.plugins.mlflow.store.sources import fetched, find_run
 from dovetail.plugins.mlflow.trained_on import find_base
 from dovetail.registry.publishing import Registration
 from dovetail.registry.records import AdapterVersion
@@ -75,10 +77,11 @@ def register(
     copied = _copied(connection, request.source)
     if copied is not None:
         return _copy(connection, request, copied, model=model)
-    with fetched(request.location) as saved:
+    run_of = cache(find_run)  # in a run, the adapter lies and its facts stand: it is asked for once
+    with fetched(request.location, find_run=run_of) as saved:
         if saved is None:
             return None
-        facts = _facts(request)
+        facts = _facts(request, run_of)
         return connection.registry.register(
             request.name,
             saved.payload,
@@ -142,7 +145,7 @@ def _said(
     }
 
 
-def _facts(request: Request) -> RunFacts | None:
+def _facts(request: Request, find_run: Callable[[str], Run]) -> RunFacts | None:
     """Return what the run says of the adapter, where the tracking server still knows it."""
     model_id = request.model_id or _model_id(request.source)
     if not (model_id or request.run_id):
@@ -157,7 +160,7 @@ def _facts(request: Request) -> RunFacts | None:
         if not run_id:
             return None
         asked = f"run {run_id}"
-        run = client.get_run(run_id)
+        run = find_run(run_id)
         experiment = client.get_experiment(run.info.experiment_id).name
     except (MlflowException, OSError) as error:
         _logger.warning("what %s says cannot be read: %s", asked, error)

@@ -9,7 +9,7 @@ import logging
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from dovetail.plugins.mlflow.saved import (
 from dovetail.registry.peftconfig import CONFIG_FILE
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _logger = logging.getLogger(__name__)
@@ -36,19 +37,32 @@ _MOST_CHILDREN = 100
 _NOT_FETCHED = frozenset({"http", "https", "ftp", "sftp"})
 
 
+def find_run(run_id: str) -> Run:
+    """Ask the tracking server for a run; it takes its time."""
+    from mlflow import MlflowClient
+
+    return MlflowClient().get_run(run_id)
+
+
 @contextmanager
-def fetched(source: str) -> Iterator[SavedAdapter | None]:
+def fetched(
+    source: str, *, find_run: Callable[[str], Run] = find_run
+) -> Iterator[SavedAdapter | None]:
     """Give the adapter that a source holds; what was fetched is gone afterwards.
 
     It is None where there is none, or where the source cannot be read: MLflow's own store does not
     look at sources, and keeps any.
+
+    Args:
+        source: Where it is.
+        find_run: How a run is found, if the source lies in one.
 
     Raises:
         InvalidInput: There are several adapters, or what describes one is damaged.
     """
     with ExitStack() as places:
         try:
-            directory = _fetch(source, places)
+            directory = _fetch(source, places, find_run)
         except InvalidInput:
             raise
         except Exception as error:  # noqa: BLE001 (every kind of artifact store has its own errors)
@@ -57,13 +71,13 @@ def fetched(source: str) -> Iterator[SavedAdapter | None]:
         yield None if directory is None else read_saved(directory)
 
 
-def _fetch(source: str, places: ExitStack) -> Path | None:
+def _fetch(source: str, places: ExitStack, find_run: Callable[[str], Run]) -> Path | None:
     """Return a local directory with the adapter of a source, or None if it has none."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
 
-    uri = _within_server(_resolved(source))
+    uri = _within_server(_resolved(source, find_run))
     if urlsplit(uri).scheme in _NOT_FETCHED:
         return None
     if is_local_uri(uri):
@@ -120,14 +134,17 @@ def _download(repository: ArtifactRepository, path: str, place: Path) -> Path:
     return Path(repository.download_artifacts(path, dst_path=str(place)))
 
 
-def _resolved(source: str) -> str:
+def _resolved(source: str, find_run: Callable[[str], Run]) -> str:
     """Replace ``runs:/`` and ``models:/m-…`` by where the artifacts are."""
     from mlflow import MlflowClient
     from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+    from mlflow.utils.uri import append_to_uri_path
 
     scheme = urlsplit(source).scheme
     if scheme == "runs":
-        return str(RunsArtifactRepository.get_underlying_uri(source))
+        run_id, path = RunsArtifactRepository.parse_runs_uri(source)
+        root = find_run(run_id).info.artifact_uri
+        return str(append_to_uri_path(root, path) if path else root)
     if scheme == "models":
         model_id, _, path = source.removeprefix("models:/").partition("/")
         location = MlflowClient().get_logged_model(model_id).artifact_location
