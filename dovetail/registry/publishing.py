@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from dovetail.errors import BaseModelNotFound, ConflictError
+from dovetail.errors import BaseModelNotFound, ConflictError, StorageError
 from dovetail.registry.checks import check_text
 from dovetail.registry.compatibility import check_against_base
 from dovetail.registry.context import Context
@@ -187,7 +187,7 @@ def _find_or_read_base(
     known = base if isinstance(base, BaseModel) else _find_base(context, base)
     return BaseCheckpoint(
         directory=Path(known.location) if known.location else None,
-        manifest=load_manifest(context, known),
+        manifest=_known_manifest(context, known),
         name=known.name,
         revision=known.revision,
         architecture=known.architecture,
@@ -198,6 +198,20 @@ def _find_or_read_base(
         dtype=known.dtype,
         tokenizer_digest=known.tokenizer_digest,
     )
+
+
+def _known_manifest(context: Context, known: BaseModel) -> Manifest:
+    try:
+        return load_manifest(context, known)
+    except StorageError as error:
+        with context.database.asking() as connection:
+            if known_base_model(connection, known.fingerprint) is not None:
+                raise
+        raise BaseModelNotFound(
+            f"base model {known.name!r} ({known.fingerprint[:19]}…) is known to another registry "
+            "and not to this one; add it first: dovetail base add DIRECTORY",
+            value=known.fingerprint,
+        ) from error
 
 
 def _find_base(context: Context, base: str) -> BaseModel:

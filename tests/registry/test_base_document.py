@@ -35,6 +35,15 @@ def test_a_base_model_goes_to_a_registry_that_never_saw_it(summary, other, docum
     assert other.verify().sound
 
 
+def test_a_base_model_of_another_registry_is_added_first(summary, other, document):
+    """Its record may be given where its name may, once this registry knows it."""
+    record, directory = summary.base_model("tiny"), summary.pull("summary/1")
+    with pytest.raises(BaseModelNotFound, match="is known to another registry and not to this one"):
+        other.register("copy", directory, base=record)
+    other.register_base_document(document)
+    assert other.register("copy", directory, base=record).version.number == 1
+
+
 def test_a_base_model_without_a_place_has_none_elsewhere(other, document, monkeypatch, tmp_path):
     """Its name is no path, whatever lies where the process stands."""
     (tmp_path / "tiny").mkdir()
