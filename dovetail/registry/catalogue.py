@@ -103,7 +103,8 @@ _BY_ALIAS = _OF_ADAPTER.join(
     AliasRow, (AliasRow.adapter_id == AdapterRow.id) & (AliasRow.version_id == VersionRow.id)
 ).where(AliasRow.alias == bindparam("of_alias"))
 _NEWEST = _OF_ADAPTER.order_by(VersionRow.number.desc()).limit(1)
-_ALIASES = select(AliasRow.version_id, AliasRow.alias).order_by(AliasRow.alias)
+# In order, but not by way of the indexes that have all of them in order.
+_ALIASES = select(AliasRow.version_id, AliasRow.alias).order_by(unindexed(AliasRow.alias))
 _SCORES = (
     select(
         EvaluationRow.version_id,
@@ -115,7 +116,6 @@ _SCORES = (
         EvaluationRow.dataset_name,
     )
     .join(ScoreRow, ScoreRow.evaluation_id == EvaluationRow.id)
-    # Of few versions' evaluations, and not of all by way of the index that has them in this order.
     .order_by(unindexed(EvaluationRow.id), ScoreRow.metric)
 )
 _ALIASES_OF_MANY = _ALIASES.where(is_among_ids(AliasRow.version_id))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import BigInteger, Connection, func, literal, select
 
 from dovetail.registry.checks import check_text
+from dovetail.registry.conditions import unindexed
 from dovetail.registry.dialects import IDS, is_among_ids
 from dovetail.registry.paging import checked_limit, within_reach
 from dovetail.registry.reading import VERSIONS, chunks, find_adapter_id, load_versions, without_id
@@ -37,7 +38,7 @@ _POINTERS = (
     select(AliasRow.adapter_id, AliasRow.alias, VersionRow.number)
     .join(VersionRow, AliasRow.version_id == VersionRow.id)
     .where(is_among_ids(AliasRow.adapter_id))
-    .order_by(AliasRow.alias)
+    .order_by(unindexed(AliasRow.alias))  # as in `reading`
 )
 
 

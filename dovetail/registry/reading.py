@@ -25,6 +25,7 @@ from dovetail.errors import (
     InvalidReference,
     VersionNotFound,
 )
+from dovetail.registry.conditions import unindexed
 from dovetail.registry.dialects import IDS, is_among_ids
 from dovetail.registry.records import AdapterVersion, BaseModel, StoredFile
 from dovetail.registry.reference import LATEST, Reference
@@ -85,7 +86,8 @@ _BASE_MODEL = _BASE_MODELS.where(BaseModelRow.fingerprint == bindparam("of_finge
 _ADAPTER_ID = select(AdapterRow.id, AdapterRow.deleted_at).where(
     AdapterRow.name == bindparam("of_name")
 )
-_ALIASES = select(AliasRow.version_id, AliasRow.alias).order_by(AliasRow.alias)
+# In order, but not by way of the index that has all of them in order.
+_ALIASES = select(AliasRow.version_id, AliasRow.alias).order_by(unindexed(AliasRow.alias))
 _FILES = (
     select(FileRow.version_id, FileRow.path, FileRow.blob, BlobRow.size)
     .join(BlobRow, FileRow.blob == BlobRow.digest)
