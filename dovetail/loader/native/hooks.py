@@ -90,7 +90,7 @@ class ModuleHooks:
         self._current, self._at_head = _Current(), _Current()
         self._head = model.get_output_embeddings()
         self._chosen = products
-        # Found out here: it would be a sixth of what the first attach takes.
+        # Found out here, since it looks at every weight: the first attach need not wait for it.
         self._fits_loops = products is None and _fits_loops(model)
         self._watched: Counter[int] = Counter()
         self._hooks: dict[tuple[str, bool], _Hook] = {}
