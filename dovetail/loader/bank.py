@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dovetail.errors import AdapterNotFound
 from dovetail.loader.asking import check_together, check_verb
+from dovetail.loader.heads.labels import recorded_labels
 from dovetail.loader.options import check_options
 from dovetail.loader.rows import AttachedAdapter, Row, Verb
 from dovetail.loader.slots import Slots
@@ -102,7 +103,7 @@ class Bank:
             adapter = self._add(payload, reference=key, requested=reference, checked=fits)
             adapter = replace(
                 adapter,
-                labels=_recorded_labels(version.hyperparameters, adapter.labels),
+                labels=recorded_labels(adapter.labels, version.hyperparameters),
                 base_model=version.base_model,
                 base_mismatch=not fits,
                 input_template=version.input_template,
@@ -272,12 +273,3 @@ class Bank:
 
 def _as_tuple(references: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (references,) if isinstance(references, str) else references or ()
-
-
-def _recorded_labels(recorded: Mapping[str, Any], labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what the training run called the outputs of a head, if it named as many."""
-    if not labels:
-        return ()
-    from dovetail.loader.heads.labels import name_labels
-
-    return name_labels(len(labels), recorded, {"id2label": dict(enumerate(labels))})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from dovetail.errors import InvalidInput
 from dovetail.registry.jsontext import parse_json
+
+if TYPE_CHECKING:
+    import torch
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 _MOST_BYTES = 2**20
@@ -50,6 +51,16 @@ def name_labels(count: int, *configs: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"LABEL_{index}" for index in range(count))
 
 
+def recorded_labels(labels: tuple[str, ...], recorded: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a training run called the outputs of a head, if it named as many.
+
+    Args:
+        labels: What they are called without that; empty for what is no head.
+        recorded: The run's hyperparameters.
+    """
+    return name_labels(len(labels), recorded, {"id2label": dict(enumerate(labels))})
+
+
 def choose_problem(count: int, *configs: Mapping[str, Any]) -> ProblemType:
     """Return the first problem type that is recorded; without any, one output is a regression."""
     for config in configs:
@@ -76,5 +87,5 @@ def check_problem(problem: str | None) -> ProblemType | None:
 def as_scores(logits: torch.Tensor, problem: ProblemType) -> torch.Tensor:
     """Turn logits ``[..., labels]`` into probabilities; those of a regression stay as they are."""
     if problem == "single_label_classification":
-        return torch.softmax(logits, dim=-1)
-    return torch.sigmoid(logits) if problem == "multi_label_classification" else logits
+        return logits.softmax(dim=-1)
+    return logits.sigmoid() if problem == "multi_label_classification" else logits

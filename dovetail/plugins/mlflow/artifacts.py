@@ -19,13 +19,12 @@ from mlflow.entities.file_info import FileInfo
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from dovetail.plugins.mlflow.problems import missing, refusal, speaking_mlflow
+from dovetail.plugins.mlflow.whereabouts import SCHEME
 from dovetail.registry.reference import Reference
 
 if TYPE_CHECKING:
     from dovetail.plugins.mlflow.made import MadeModel
     from dovetail.plugins.mlflow.served import ServedModel
-
-_SCHEME = "dovetail:"
 
 
 def split_uri(uri: str) -> tuple[Reference, str]:
@@ -40,7 +39,7 @@ def split_uri(uri: str) -> tuple[Reference, str]:
         >>> split_uri("dovetail://dialogue-summary@production")
         (Reference(name='dialogue-summary', number=None, alias='production'), '')
     """
-    parts = [part for part in uri.removeprefix(_SCHEME).split("/") if part]
+    parts = [part for part in uri.removeprefix(f"{SCHEME}:").split("/") if part]
     count = 1 if parts and "@" in parts[0] else 2
     reference = Reference.parse("/".join(parts[:count]))
     return reference, "/".join(parts[count:])

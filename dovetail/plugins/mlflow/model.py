@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dovetail.errors import InvalidInput, InvalidRow
+from dovetail.loader.heads.labels import recorded_labels
 from dovetail.loader.rows import AttachedAdapter, Generation, Row
 from dovetail.plugins.mlflow.answers import as_predictions, check_answers
 from dovetail.plugins.mlflow.behind import open_versions
@@ -45,7 +46,7 @@ class AttachedModel:
         self.adapter: AttachedAdapter = replace(
             attached,
             requested=saved.reference or attached.requested,
-            labels=_labels(attached.labels, saved.hyperparameters),
+            labels=recorded_labels(attached.labels, saved.hyperparameters),
             base_model=saved.base_fingerprint,
             base_mismatch=saved.base_fingerprint not in (None, shared.frozen.fingerprint),
             input_template=saved.input_template,
@@ -210,12 +211,3 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parsed(template: str | None) -> InputTemplate | None:
     return None if template is None else InputTemplate.parse(template)
-
-
-def _labels(found: tuple[str, ...], recorded: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what the training run called the outputs of a head, if it named as many."""
-    if not found:
-        return ()
-    from dovetail.loader.heads.labels import name_labels
-
-    return name_labels(len(found), recorded, {"id2label": dict(enumerate(found))})

@@ -33,7 +33,6 @@ BASE_FILE = "base_model.json"
 
 _MOST_BYTES = 2**30
 _MOST_CONFIG_BYTES = 2**20
-_MOST_CHILDREN = 1000
 # Both are safe loaders; the one in C takes a tenth of the time, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -93,7 +92,7 @@ def read_saved(directory: str | os.PathLike[str]) -> SavedAdapter | None:
     found = _read_one(root)
     if found is not None:
         return found
-    children = sorted(child for child in root.iterdir() if child.is_dir())[:_MOST_CHILDREN]
+    children = sorted(child for child in root.iterdir() if child.is_dir())
     held = {child.name: saved for child in children if (saved := _read_one(child)) is not None}
     if len(held) > 1:
         raise InvalidInput(

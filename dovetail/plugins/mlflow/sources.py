@@ -17,6 +17,7 @@ from dovetail.plugins.mlflow.behind import open_versions
 from dovetail.plugins.mlflow.documents import describe_base, labels_beside, labels_of, settings_of
 from dovetail.plugins.mlflow.finding import find_base
 from dovetail.plugins.mlflow.saved import SavedAdapter, read_saved
+from dovetail.plugins.mlflow.whereabouts import SCHEME
 from dovetail.registry.basedocument import read_base_document
 from dovetail.registry.compatibility import check_against_base
 from dovetail.registry.directories import is_directory
@@ -27,7 +28,6 @@ from dovetail.registry.payload import Payload, read_payload, read_registered
 from dovetail.registry.reference import Reference
 from dovetail.settings import Settings
 
-SCHEME = "dovetail://"
 _MODEL_CARD = "README.md"  # PEFT's, with every line still to be filled in
 _SETTLED = ("base_model", "base_revision", "allow_base_mismatch", "exclude")
 _TRAINED = ("task", "input_template", "generation_config", "hyperparameters")
@@ -142,7 +142,7 @@ def _is_peft_model(adapter: Any) -> bool:
 
 def _as_reference(text: str, wanted: Wanted) -> Reference:
     try:
-        reference = Reference.parse(text.removeprefix(SCHEME))
+        reference = Reference.parse(text.removeprefix(f"{SCHEME}://"))
     except InvalidReference as error:
         raise InvalidReference(f"{text!r} is no directory, and {error}", value=text) from error
     given = [*wanted.said, *(name for name in _SETTLED if getattr(wanted, name))]

@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
-from dovetail.registry.store import Registry
+if TYPE_CHECKING:
+    from dovetail.registry.store import Registry
 
 SCHEME = "dovetail"
+"""Of URIs of artifacts, and of registry stores."""
 
 _ENVIRONMENT = f"{SCHEME}://"
 # With this, mlflow server tells the processes that it starts what its option says.
@@ -61,6 +64,7 @@ def open_registry(store_uri: str) -> Registry:
         StorageError: The registry cannot be reached, or has another schema.
     """
     from dovetail.plugins.mlflow.store.connecting import settings_of
+    from dovetail.registry.store import Registry
 
     settings = settings_of(store_uri)
     return Registry.open(settings.database_url, settings.objects_url)

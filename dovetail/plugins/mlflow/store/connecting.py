@@ -19,12 +19,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dovetail.errors import InvalidInput
+from dovetail.plugins.mlflow.whereabouts import SCHEME
 from dovetail.registry.database import Database
 from dovetail.registry.opening import open_backends
 from dovetail.registry.store import Registry
 from dovetail.settings import Settings
 
-SCHEME = "dovetail"
 _OBJECTS = "objects_url"
 _DRIVERS = {"postgresql": "postgresql+psycopg"}
 

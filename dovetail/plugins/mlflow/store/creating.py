@@ -18,6 +18,7 @@ from mlflow.utils.validation import _validate_model_name, _validate_model_versio
 from dovetail.plugins.mlflow.problems import refusal
 from dovetail.plugins.mlflow.store.adapters import Adapters
 from dovetail.plugins.mlflow.store.connecting import Connection
+from dovetail.plugins.mlflow.store.entities import registered_version
 from dovetail.plugins.mlflow.store.others import Others
 from dovetail.plugins.mlflow.store.registering import Request, reference_in, register
 from dovetail.registry import catalogue
@@ -80,11 +81,14 @@ class Creating:
         # A model that has no version yet may become an adapter; a prompt may not.
         if not is_adapter and (model is None or has_prompt_tag(tags)):
             return self._keep(request, tags)
-        registration = register(self._connection, request, model=model)
-        if registration is not None:
+        registered = register(self._connection, request, model=model)
+        if registered is not None:
             if model is not None:
                 self._others.remove_empty_model(name)
-            return self._adapters.get_model_version(name, registration.version.number)
+            version = registered.registration.version
+            if registered.registration.created:
+                return registered_version(version, registered.reported)
+            return self._adapters.get_model_version(name, version.number)
         if is_adapter:
             raise refusal(
                 f"source {request.source!r} holds no adapter that PEFT saved, or cannot be read, "

@@ -39,7 +39,8 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 from dovetail.plugins.mlflow.lineage import OF_RUN_TAGS
 from dovetail.plugins.mlflow.problems import refusal
-from dovetail.registry.catalogue import ListedAdapter, ListedVersion
+from dovetail.registry.catalogue import ListedAdapter, ListedVersion, shown_score
+from dovetail.registry.records import AdapterVersion
 
 MIRRORED = "dovetail."
 """What the names of tags begin with that Dovetail makes."""
@@ -57,7 +58,20 @@ _READY = ModelVersionStatus.to_string(ModelVersionStatus.READY)
 
 def model_version(listed: ListedVersion) -> ModelVersion:
     """Return a version as MLflow has it."""
-    mirrored = _mirrored(listed)
+    return _made(listed, listed.scores)
+
+
+def registered_version(version: AdapterVersion, reported: Mapping[str, float]) -> ModelVersion:
+    """Return a version that was registered just now, with what its training run reported."""
+    told = {
+        metric: shown_score(value, None, None, "reported", None)
+        for metric, value in sorted(reported.items())
+    }
+    return _made(version, told)
+
+
+def _made(listed: ListedVersion | AdapterVersion, scores: Mapping[str, str]) -> ModelVersion:
+    mirrored = _mirrored(listed, scores)
     tags = {**mirrored, **listed.tags, **mirrored}  # these first, and nobody's instead of them
     hidden = {key: tags.pop(key) for key in _HIDDEN & tags.keys()}
     made = ModelVersion(
@@ -79,14 +93,13 @@ def model_version(listed: ListedVersion) -> ModelVersion:
     return made
 
 
-def _mirrored(listed: ListedVersion) -> dict[str, str]:
+def _mirrored(listed: ListedVersion | AdapterVersion, scores: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that Dovetail makes, in the order in which MLflow's list is to show them.
 
     It cuts names of over 15 letters, so those of scores are short.
     """
-    scores = {MIRRORED + metric: score for metric, score in listed.scores.items()}
     return {
-        **scores,
+        **{MIRRORED + metric: score for metric, score in scores.items()},
         BASE_MODEL: listed.base_model_name,
         PEFT_TYPE: listed.peft_type,
         BASE_FINGERPRINT: listed.base_model,

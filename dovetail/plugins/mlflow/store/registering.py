@@ -48,6 +48,14 @@ class Request:
     model_id: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """What registering a request's source gave, and the scores that were reported with it."""
+
+    registration: Registration
+    reported: Mapping[str, float]
+
+
 def reference_in(source: str) -> Reference | None:
     """Return the registered version that a source names (``models:/name/7``), or None."""
     found = _OF_REGISTRY.fullmatch(source)
@@ -60,7 +68,7 @@ def reference_in(source: str) -> Reference | None:
 
 def register(
     connection: Connection, request: Request, *, model: RegisteredModel | None
-) -> Registration | None:
+) -> Registered | None:
     """Register the adapter that a request's source holds.
 
     Args:
@@ -82,7 +90,8 @@ def register(
         if saved is None:
             return None
         facts = _facts(request, run_of)
-        return connection.registry.register(
+        reported = facts.scores if facts else {}
+        registration = connection.registry.register(
             request.name,
             saved.payload,
             base=find_base(connection.registry, saved),
@@ -90,10 +99,11 @@ def register(
             input_template=saved.input_template,
             generation_config=saved.generation_config,
             hyperparameters={**(facts.hyperparameters if facts else {}), **saved.hyperparameters},
-            scores=facts.scores if facts else None,
+            scores=reported,
             source_run=facts.run_id if facts else request.run_id,
             **_said(request, facts.tags if facts else {}, model),
         )
+        return Registered(registration=registration, reported=reported)
 
 
 def _copied(connection: Connection, source: str) -> AdapterVersion | None:
@@ -110,14 +120,14 @@ def _copy(
     version: AdapterVersion,
     *,
     model: RegisteredModel | None,
-) -> Registration:
+) -> Registered:
     """Register a version of another adapter: MLflow's ``copy_model_version``."""
     newest = {
         metric: score.value
         for evaluation in reversed(connection.registry.evaluations(version.reference))
         for metric, score in evaluation.scores.items()
     }
-    return connection.registry.register(
+    registration = connection.registry.register(
         request.name,
         connection.registry.fetch(version),
         base=version.base_model,
@@ -129,6 +139,7 @@ def _copy(
         source_run=request.run_id or version.source_run,
         **_said(request, {}, model),
     )
+    return Registered(registration=registration, reported=newest)
 
 
 def _said(

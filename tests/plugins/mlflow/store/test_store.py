@@ -312,6 +312,22 @@ def test_a_copy_of_an_adapter_is_an_adapter(ours, add, registry):
     assert (made.source, made.tags["lang"]) == ("models:/summary/1", "en")
 
 
+def test_what_creating_answers_is_what_is_read_afterwards(ours, add, measure):
+    """That is so of a new version, of a copy with scores, and of one that was there before."""
+    first = add(tags=[ModelVersionTag("lang", "en")], description="The first.", run_id="a" * 32)
+    assert dict(first) == dict(ours.get_model_version("summary", 1))
+    measure("summary/1", 0.4)
+    ours.create_registered_model("copied")
+    copy = ours.create_model_version("copied", "models:/summary/1")
+    seen = ours.get_model_version("copied", 1)
+    assert dict(copy) == dict(seen)
+    assert list(copy.tags) == list(seen.tags)
+    assert copy.tags["dovetail.rougeL"] == "0.4000 reported"
+    ours.set_registered_model_alias("copied", "production", "1")
+    again = ours.create_model_version("copied", "models:/summary/1")
+    assert dict(again) == {**dict(copy), "aliases": ["production"]}
+
+
 def test_a_copy_of_another_model_stays_one(ours):
     """MLflow's own store keeps where its files are."""
     ours.create_registered_model("classifier")
