@@ -143,9 +143,13 @@ _ADAPTER = _ADAPTERS.where(AdapterRow.name == bindparam("of_name"))
 _NAMES = select(AdapterRow.name).where(
     AdapterRow.deleted_at.is_(None), AdapterRow.name.in_(bindparam("of_names", expanding=True))
 )
-_IS_THERE = select(AdapterRow.id).where(
-    AdapterRow.deleted_at.is_(None), AdapterRow.name == bindparam("of_name")
+IS_ADAPTER = (
+    select(AdapterRow.id)
+    .where(AdapterRow.deleted_at.is_(None), AdapterRow.name == bindparam("of_name"))
+    .exists()
 )
+"""Whether there is an adapter with the name in the parameter ``of_name``."""
+_IS_ADAPTER = select(IS_ADAPTER)
 
 
 def shown_score(
@@ -169,7 +173,7 @@ def shown_score(
 
 def is_adapter(connection: Connection, name: str) -> bool:
     """Tell whether there is an adapter with a name."""
-    return connection.execute(_IS_THERE, {"of_name": name}).first() is not None
+    return bool(connection.execute(_IS_ADAPTER, {"of_name": name}).scalar())
 
 
 def adapters_among(connection: Connection, names: Sequence[str]) -> set[str]:

@@ -122,6 +122,8 @@ class Postgresql:
         connection.execute(f"SET statement_timeout = {int(self._timeout_s * 1000)}")
         # Compiling takes longer than what is read here: pages, by way of an index.
         connection.execute("SET jit = off")
+        # Moments then come as UTC, and are not converted one by one.
+        connection.execute("SET timezone = 'UTC'")
         connection.autocommit = False
 
 

@@ -76,11 +76,12 @@ def register_version(
     )
     fingerprint = checkpoint.manifest.fingerprint
     content = metadata.content_digest(payload.digest, fingerprint)
-    with context.database.reading() as connection:
+    with context.database.asking() as connection:
         number = find_identical(connection, name=name, content=content)
-        version = _existing(connection, name, number) if number else None
         known = known_base_model(connection, fingerprint)
-    if version is not None:
+    if number is not None:
+        with context.database.reading() as connection:
+            version = _existing(connection, name, number)
         return Registration(version=version, created=False, left_out=payload.left_out)
     # The manifest of a base model that is known is in place already.
     if known is None or context.objects.size(known[1].manifest_digest) is None:
@@ -133,7 +134,7 @@ def register_base(
 def add_base(context: Context, checkpoint: BaseCheckpoint) -> BaseModel:
     """Add a base model by what is known of it, unless it is there."""
     fingerprint = checkpoint.manifest.fingerprint
-    with context.database.reading() as connection:
+    with context.database.asking() as connection:
         known = known_base_model(connection, fingerprint)
     return (known or _publish_base(context, checkpoint))[1]
 

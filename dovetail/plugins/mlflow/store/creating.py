@@ -21,7 +21,6 @@ from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.entities import registered_version
 from dovetail.plugins.mlflow.store.others import Others
 from dovetail.plugins.mlflow.store.registering import Request, reference_in, register
-from dovetail.registry import catalogue
 
 
 class Creating:
@@ -75,8 +74,7 @@ class Creating:
     def _create(self, request: Request, tags: Sequence[ModelVersionTag]) -> ModelVersion:
         name = request.name
         with self._connection.database.asking() as connection:
-            is_adapter = catalogue.is_adapter(connection, name)
-            is_kept = not is_adapter and self._others.holds_versions(connection, name)
+            is_adapter, is_kept = self._others.look_up(connection, name)
         model = None if is_adapter or is_kept else self._others.find_model(name)
         # A model that has no version yet may become an adapter; a prompt may not.
         if not is_adapter and (model is None or has_prompt_tag(tags)):

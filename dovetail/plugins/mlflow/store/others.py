@@ -33,6 +33,7 @@ from sqlalchemy.engine import URL
 
 from dovetail.errors import InvalidInput
 from dovetail.plugins.mlflow.problems import missing
+from dovetail.registry import catalogue
 from dovetail.registry.database import Database
 from dovetail.registry.locking import lock_schema
 from dovetail.registry.sqlite import read_only_url, use_write_ahead_log
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 SCHEMA = "mlflow"
 """Where the tables are on PostgreSQL."""
 
-_TABLES = MetaData()  # as little of MLflow's as is asked for here
+_TABLES = MetaData(schema=SCHEMA)  # as little of MLflow's as is asked for here
+_IN_FILE: Any = {"schema_translate_map": {SCHEMA: None}}
 _MODELS = Table("registered_models", _TABLES)
 _VERSIONS = Table("model_versions", _TABLES, Column("name", String))
 # Those that are compared with each other: all or none.
@@ -65,8 +67,10 @@ _COLUMNS = Table(
     Column("character_maximum_length", Integer),
     schema="information_schema",
 )
-_ANY_MODEL = select(literal(1)).select_from(_MODELS).limit(1)
-_ANY_VERSION = select(literal(1)).where(_VERSIONS.c.name == bindparam("of_name")).limit(1)
+_ANY_MODEL = select(select(literal(1)).select_from(_MODELS).exists())
+_HAS_VERSION = select(literal(1)).where(_VERSIONS.c.name == bindparam("of_name")).exists()
+_ANY_VERSION = select(_HAS_VERSION)
+_BOTH = select(catalogue.IS_ADAPTER, _HAS_VERSION)
 _LAST_TABLE = select(func.to_regclass(f"{SCHEMA}.webhooks"))
 
 
@@ -112,14 +116,19 @@ class Others:
         """
         return self._finds(connection, _ANY_MODEL)
 
-    def holds_versions(self, connection: Connection, name: str) -> bool:
-        """Tell whether a model ever had a version, be it deleted.
+    def look_up(self, connection: Connection, name: str) -> tuple[bool, bool]:
+        """Tell whether a name is an adapter's, and whether another model's ever had a version.
 
         Args:
             connection: As for `hold_any`.
-            name: The model.
+            name: The name; a deleted version counts, too.
         """
-        return self._finds(connection, _ANY_VERSION, of_name=name)
+        wanted = {"of_name": name}
+        if self._in_schema and self._store is not None:
+            found = connection.execute(_BOTH, wanted).one()
+            return bool(found[0]), bool(found[1])
+        is_adapter = catalogue.is_adapter(connection, name)
+        return is_adapter, not is_adapter and self._finds(connection, _ANY_VERSION, **wanted)
 
     def find_model(self, name: str) -> RegisteredModel | None:
         """Return a model, or None if it is a prompt.
@@ -182,12 +191,11 @@ class Others:
         if self._in_schema:
             if self._store is None and not _are_there(connection):
                 return False
-            options = {"schema_translate_map": {None: SCHEMA}}
-            return connection.execute(query, wanted, execution_options=options).first() is not None
+            return bool(connection.execute(query, wanted).scalar())
         if not self.exist:
             return False
         with self.store.engine.connect() as own:
-            return own.execute(query, wanted).first() is not None
+            return bool(own.execute(query, wanted, execution_options=_IN_FILE).scalar())
 
     def _open(self) -> SqlAlchemyStore:
         from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
