@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dovetail.errors import (
+        AccessDenied,
         AdapterNotFound,
         AliasNotFound,
         BaseModelNotFound,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessDenied",
     "Adapter",
     "AdapterNotFound",
     "AdapterVersion",

@@ -18,6 +18,7 @@
     ├ GateRefused
     ├ DigestMismatch
     ├ StorageError
+    │ └ AccessDenied
     └ MissingDependency (ImportError)
 
 A message says what is wrong, which value, and what to do about it. The data behind the message
@@ -29,6 +30,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccessDenied",
     "AdapterNotFound",
     "AliasNotFound",
     "BaseModelNotFound",
@@ -134,6 +136,10 @@ class DigestMismatch(DovetailError):
 
 class StorageError(DovetailError):
     """The database or the object store cannot be reached, is full, or has another schema."""
+
+
+class AccessDenied(StorageError):
+    """The registry may be read and not written, or its database user may not do this."""
 
 
 class MissingDependency(DovetailError, ImportError):

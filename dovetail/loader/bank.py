@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dovetail.errors import AdapterNotFound
 from dovetail.loader.asking import check_together, check_verb
-from dovetail.loader.heads.labels import recorded_labels
+from dovetail.loader.heads.labels import recorded_labels, recorded_problem
 from dovetail.loader.options import check_options
 from dovetail.loader.rows import AttachedAdapter, Row, Verb
 from dovetail.loader.slots import Slots
@@ -104,6 +104,7 @@ class Bank:
             adapter = replace(
                 adapter,
                 labels=recorded_labels(adapter.labels, version.hyperparameters),
+                problem_type=recorded_problem(version.hyperparameters),
                 base_model=version.base_model,
                 base_mismatch=not fits,
                 input_template=version.input_template,

@@ -50,6 +50,8 @@ class AttachedAdapter:
             ``reference`` (through PEFT, on rows of its own).
         virtual_tokens: Positions that the adapter takes from the model's maximum length.
         labels: Names of the outputs of a head that classifies, in their order; else empty.
+        problem_type: What those outputs mean, as in transformers' configurations; None where the
+            training run did not record it.
         base_model: Fingerprint that the adapter was trained on, or None where nothing records it.
         base_mismatch: True if it was attached to other weights or another tokenizer on request.
         input_template: Template that the training inputs were made with, or None.
@@ -66,6 +68,7 @@ class AttachedAdapter:
     virtual_tokens: int
     task: str | None = None
     labels: tuple[str, ...] = ()
+    problem_type: str | None = None
     base_model: str | None = None
     base_mismatch: bool = False
     input_template: str | None = None

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
     and_,
     bindparam,
@@ -23,7 +22,6 @@ from sqlalchemy import (
     true,
 )
 
-from dovetail.errors import InvalidQuery
 from dovetail.registry.conditions import condition_of, unindexed
 from dovetail.registry.dialects import IDS, is_among_ids
 from dovetail.registry.filters import Field, Filter
@@ -217,7 +215,7 @@ def list_adapters(
     about: Filter | None,
     versions: Filter | None,
     terms: Sequence[Term],
-    behind: int | None,
+    place: Sequence[Any] | None,
     limit: int,
 ) -> list[ListedAdapter]:
     """Find adapters.
@@ -227,19 +225,18 @@ def list_adapters(
         about: What must hold of the adapter itself: its name, task and tags.
         versions: What must hold of a version of it, or None.
         terms: The order, of `terms_of_adapters`.
-        behind: Only those that come after the adapter with this row id.
+        place: Only those that come after this place, from `find_places`.
         limit: Only so many.
 
     Raises:
-        InvalidQuery: There is no such field, a value is of the wrong kind, or no adapter ever
-            had the row id.
+        InvalidQuery: There is no such field, or a value is of the wrong kind.
     """
     query = _ADAPTERS.where(true() if about is None else condition_of(about))
     if versions is not None:
         owned = and_(VersionRow.adapter_id == AdapterRow.id, _LIVE, condition_of(versions))
         query = query.where(exists().where(owned).correlate(AdapterRow))
-    if behind is not None:
-        query = query.where(_after(connection, terms, behind))
+    if place is not None:
+        query = query.where(after(terms, place))
     ordered = query.order_by(*(term.clause for term in terms)).limit(limit)
     return _adapters(connection, connection.execute(ordered).all())
 
@@ -257,16 +254,13 @@ def terms_of_adapters(order: Sequence[tuple[str, bool]]) -> tuple[Term, ...]:
     )
 
 
-def _after(connection: Connection, terms: Sequence[Term], behind: int) -> ColumnElement[bool]:
-    columns = select(*(term.expression for term in terms)).where(AdapterRow.id == behind)
-    place = connection.execute(columns).first()
-    if place is None:  # a deleted adapter has its row, so this one never was
-        raise InvalidQuery(
-            f"there is no adapter {behind} for a page to begin behind, so the page token does not "
-            "belong to this search; start again without it",
-            value=behind,
-        )
-    return after(terms, tuple(place))
+def find_places(
+    connection: Connection, terms: Sequence[Term], ids: Sequence[int]
+) -> dict[int, tuple[Any, ...]]:
+    """Return what adapters are ordered by now, term by term, by their row ids."""
+    query = select(AdapterRow.id, *(term.expression for term in terms))
+    found = connection.execute(query.where(is_among_ids(AdapterRow.id)), {IDS: list(ids)})
+    return {row[0]: tuple(row[1:]) for row in found}
 
 
 def _adapters(connection: Connection, rows: Sequence[Any]) -> list[ListedAdapter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -54,7 +55,9 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check_json(value: Mapping[str, Any] | None, *, what: str) -> dict[str, Any]:
-    """Return the mapping if JSON can hold it: text keys, finite numbers, not above 1 MiB.
+    """Return the mapping as JSON holds it: text keys, finite numbers, not above 1 MiB.
+
+    What only passes for one of its types, such as NumPy's floats, is that type afterwards.
 
     Raises:
         InvalidInput: It cannot; the message says why.
@@ -71,7 +74,8 @@ def check_json(value: Mapping[str, Any] | None, *, what: str) -> dict[str, Any]:
         raise InvalidInput(f"{what} has {size:,} bytes of JSON; the limit is {_MAX_TEXT_BYTES:,}")
     if holds_nul(text):
         raise InvalidInput(f"{what} has a NUL character, which databases cannot keep; remove it")
-    return dict(value or {})
+    plain: dict[str, Any] = json.loads(json.dumps(dict(value or {})))
+    return plain
 
 
 def check_scores(scores: Mapping[str, float] | None) -> dict[str, float]:

@@ -106,7 +106,7 @@ def candidates_of(part: Comparison) -> Select[Any] | None:
         own = select(VersionRow.id).where(VersionRow.adapter_id == owner.scalar_subquery())
         return own.order_by(VersionRow.adapter_id)
     if field.kind == "alias":
-        named = select(AliasRow.version_id).where(_matches(AliasRow.alias, part))
+        named = select(AliasRow.version_id).where(_matches(AliasRow.alias, part, convert=str))
         return named.order_by(AliasRow.alias)
     if field.kind == "base_model":
         same = select(BaseModelRow.id).where(_is_base_model(part))
@@ -182,7 +182,7 @@ def _by_moment(field: Field, part: Comparison) -> ColumnElement[bool]:
 def _by_alias(_field: Field, part: Comparison) -> ColumnElement[bool]:
     pointed = select(AliasRow.version_id).where(AliasRow.version_id == VersionRow.id)
     if part.operator != "IS NULL":
-        pointed = pointed.where(_matches(AliasRow.alias, part))
+        pointed = pointed.where(_matches(AliasRow.alias, part, convert=str))
     return _there_is(pointed, part)
 
 

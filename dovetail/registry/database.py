@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from dovetail.errors import InvalidInput, StorageError
+from dovetail.errors import AccessDenied, InvalidInput, StorageError
 from dovetail.registry.locking import lock_schema
 from dovetail.registry.schema import SCHEMA_REVISION
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 10
 _DECODER: Any = json.JSONDecoder()
-_PASSWORD = re.compile(r"//[^/]*@")
+SECRETS = ("password", "sslpassword", "passfile")
+"""What a URL may have behind the question mark that is nobody else's business."""
+_PASSWORD = re.compile(r"(?<=//)[^/]*(?=@)|(?<=password=)[^&]*")
 _EXAMPLES = (
     "write sqlite:////path/to/registry.db or postgresql+psycopg://USER@HOST/DATABASE?sslmode=…"
 )
@@ -150,7 +152,7 @@ class Database:
                 processes need to see is not worth waiting for the disk.
         """
         if self.read_only:
-            raise StorageError(
+            raise AccessDenied(
                 f"the registry at {self.shown_url} is read-only; use one that you may write to, "
                 "or change the permissions of its folder",
                 url=self.shown_url,
@@ -194,8 +196,8 @@ class Database:
 
     @property
     def shown_url(self) -> str:
-        """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without its passwords."""
+        return _shown(self.url)
 
     def _write_once(self, work: Callable[[Connection], T], *, durable: bool) -> T:
         with self.writing(durable=durable) as connection:
@@ -236,7 +238,8 @@ class Database:
         except (DBAPIError, sqlite3.Error, PoolTimeoutError) as error:
             cause = (error.orig or error) if isinstance(error, DBAPIError) else error
             told = " ".join(str(cause).split())
-            raise StorageError(
+            kind = AccessDenied if self._backend.denied(cause) else StorageError
+            raise kind(
                 f"cannot {verb} the registry at {self.shown_url}: {told}; "
                 f"{self._backend.explain(cause) or self._backend.hint}",
                 url=self.shown_url,
@@ -271,17 +274,21 @@ def _checked_url(url: str) -> URL:
         parsed = make_url(url)
         dialect = parsed.get_dialect()
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        shown = _PASSWORD.sub("//***@", url)
+        shown = _PASSWORD.sub("***", url)
         raise InvalidInput(
             f"database URL {shown!r} cannot be used: {error}; {_EXAMPLES}", value=url
         ) from error
     if (dialect.name, dialect.driver) not in {("sqlite", "pysqlite"), ("postgresql", "psycopg")}:
         raise InvalidInput(
-            f"database URL {parsed.render_as_string()!r}: {dialect.name} through "
+            f"database URL {_shown(parsed)!r}: {dialect.name} through "
             f"{dialect.driver} is not supported; {_EXAMPLES}",
             value=url,
         )
     return parsed
+
+
+def _shown(url: URL) -> str:
+    return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
 
 
 def _read_json(written: str | bytes) -> Any:

@@ -39,7 +39,7 @@ from dovetail.errors import InvalidQuery
 if TYPE_CHECKING:
     from lark import Lark
 
-MAX_FILTER_LENGTH = 10_000
+MAX_FILTER_LENGTH = 100_000
 MAX_COMPARISONS = 500
 MAX_DEPTH = 20
 _MAX_INT_DIGITS = 18
@@ -61,8 +61,8 @@ _GRAMMAR = r"""
     PATTERN.3: /I?LIKE\b/i
     BOOLEAN.3: /(true|false)\b/i
     OP: "<=" | ">=" | "!=" | "=" | "<" | ">"
-    WORD: /[A-Za-z_][A-Za-z0-9_\/-]*(\.[A-Za-z0-9_\/-]+)*/
-    QUOTED: /`[^`]+`/
+    WORD: /[^\W\d][\w\/-]*(\.[\w\/-]+)*/
+    QUOTED: /`[^`]+`|"[^"]+"/
     NUMBER: /[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?/
     STRING: /'([^']|'')*'/ | /"([^"]|"")*"/
     %ignore /\s+/
@@ -205,7 +205,7 @@ def _builder() -> Any:
             return Comparison(field, "IS NULL", None, negated is not None)
 
         def field(self, word: str, key: str | None) -> Field:
-            return make_field(str(word), None if key is None else key.strip("`"))
+            return make_field(str(word), key and str(key).strip('`"'))
 
     return Builder()
 

@@ -26,12 +26,12 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dovetail.errors import InvalidInput, StorageError
+from dovetail.registry.database import SECRETS
 from dovetail.registry.durable import replace_file
 from dovetail.registry.jsontext import parse_json
 from dovetail.registry.records import AdapterVersion, StoredFile
 
 _FOLDER = "resolved"
-_SECRETS = ("password", "sslpassword", "passfile")
 _UNREACHABLE = (OperationalError, InterfaceError, PoolTimeoutError, sqlite3.OperationalError)
 
 
@@ -127,7 +127,7 @@ def _identity(database_url: str) -> str:
             database=name,
             query=url.query,
         )
-        .difference_update_query(_SECRETS)
+        .difference_update_query(SECRETS)
         .render_as_string()
     )
 

@@ -1,22 +1,34 @@
 """The order of search results, and the place in it after which a page begins.
 
-A page begins after a version, wherever that stands by then; nothing is counted off, so the last
+A place is what the last version of the page before was ordered by, as it was then: whatever is
+edited or deleted in between, the next page goes on from there. Nothing is counted off, so the last
 page is as quick as the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, false, literal, or_
 
 from dovetail.errors import InvalidQuery
-from dovetail.registry.conditions import COLUMNS, checked_field, newest_score
+from dovetail.registry.conditions import COLUMNS, MOMENTS, checked_field, newest_score
 from dovetail.registry.filters import Field, make_field
 
 MAX_TERMS = 10
+_MOST = 2**31 - 1
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+_KINDS: dict[str, type] = {"number": int, "metrics": float}  # all others are texts
+_FITS: dict[type, Callable[[Any], bool]] = {
+    int: lambda number: -_MOST <= number <= _MOST,
+    float: math.isfinite,
+    str: lambda text: not _UNFIT.search(text),
+}
 _NULLABLE = {"task", "source_run", "metrics"}
 
 
@@ -75,6 +87,41 @@ def terms_of(order_by: Sequence[str]) -> tuple[Term, ...]:
     terms = [_term(text) for text in (*order_by, "name", "number DESC")]
     first = {term.field: term for term in reversed(terms)}  # said twice, the first counts
     return tuple(term for term in terms if first[term.field] is term)
+
+
+def write_place(place: Sequence[Any]) -> list[Any]:
+    """Return a place as JSON values, for `read_place`."""
+    return [value.isoformat() if isinstance(value, datetime) else value for value in place]
+
+
+def read_place(terms: Sequence[Term], written: object) -> tuple[Any, ...] | None:
+    """Return the place that was written, or None if it is none in this order."""
+    if not isinstance(written, list) or len(written) != len(terms):
+        return None
+    try:
+        return tuple(_read_value(term, value) for term, value in zip(terms, written, strict=True))
+    except (TypeError, ValueError):
+        return None
+
+
+def _read_value(term: Term, value: Any) -> Any:
+    """Return a value of a place; from a stranger it could be anything.
+
+    Raises:
+        TypeError: It is no text where a moment is written as one.
+        ValueError: It is of another kind than the term's, or a database cannot compare with it.
+    """
+    if value is None and term.nullable:
+        return None
+    if term.field.kind in MOMENTS:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError("a moment without its zone")
+        return moment
+    kind = _KINDS.get(term.field.kind, str)
+    if type(value) is not kind or not _FITS[kind](value):
+        raise ValueError(f"{value!r} for {term.field.kind}")
+    return value
 
 
 def after(terms: Sequence[Term], values: Sequence[Any]) -> ColumnElement[bool]:

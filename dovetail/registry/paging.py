@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from dovetail.errors import InvalidInput, InvalidQuery
+from dovetail.registry.ordering import Term, read_place, write_place
 
-_MAX_TOKEN_LENGTH = 100
+_SHOWN = 100
 _MAX_ID = 2**63 - 1
 _MAX_LIMIT = 2**31 - 1
 
 
-def next_token(version_id: int, asked: str) -> str:
-    """Return the token for the page after a version, of the search with this digest."""
-    return base64.urlsafe_b64encode(json.dumps([version_id, asked[-16:]]).encode()).decode()
+def write_token(value: Any) -> str:
+    """Return JSON values as a page token."""
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
 
 
-def version_before(token: str, asked: str) -> int:
-    """Return the row id of the version after which a page begins.
+def read_token(token: str | bytes) -> Any:
+    """Return the values in a page token, which may be a stranger's; None if it is none."""
+    try:
+        return json.loads(base64.urlsafe_b64decode(token))
+    except (ValueError, RecursionError):
+        return None
+
+
+def next_token(place: Sequence[Any], asked: str) -> str:
+    """Return the token for the page after a place, of the search with this digest."""
+    return write_token([asked[-16:], *write_place(place)])
+
+
+def place_of(token: str, terms: Sequence[Term], asked: str) -> tuple[Any, ...]:
+    """Return the place after which a page begins.
 
     Raises:
         InvalidQuery: The token is damaged or comes from another search.
     """
-    try:
-        version_id, of = json.loads(base64.urlsafe_b64decode(token[:_MAX_TOKEN_LENGTH].encode()))
-        if of == asked[-16:] and isinstance(version_id, int) and 0 <= version_id <= _MAX_ID:
-            return version_id
-    except (ValueError, TypeError, binascii.Error):
-        pass
-    raise foreign_token(token)
-
-
-def foreign_token(token: str) -> InvalidQuery:
-    """Return the error for a token that is not of the search it is used for."""
-    return InvalidQuery(
-        f"page token {token!r} does not belong to this search; start again without it", value=token
+    found = read_token(token)
+    if isinstance(found, list) and found[:1] == [asked[-16:]]:
+        place = read_place(terms, found[1:])
+        if place is not None:
+            return place
+    raise InvalidQuery(
+        f"page token {token[:_SHOWN]!r} does not belong to this search; start again without it",
+        value=token,
     )
 
 

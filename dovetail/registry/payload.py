@@ -134,7 +134,13 @@ def read_payload(
     )
 
 
-def read_registered(directory: str | os.PathLike[str], *, digest: str, what: str) -> Payload:
+def read_registered(
+    directory: str | os.PathLike[str],
+    *,
+    digest: str,
+    what: str,
+    advice: str = "remove that directory and try again",
+) -> Payload:
     """Read an adapter directory that has to be a registered payload; every byte is hashed.
 
     Nothing is parsed before the hash is right. After that it is what registration found sound, and
@@ -145,6 +151,7 @@ def read_registered(directory: str | os.PathLike[str], *, digest: str, what: str
         directory: Where it is.
         digest: The payload's digest as it was registered.
         what: Which version it is, for the error message.
+        advice: What to do where it is another; that of a copy which can be fetched again.
 
     Raises:
         DigestMismatch: It is not what was registered.
@@ -162,8 +169,7 @@ def read_registered(directory: str | os.PathLike[str], *, digest: str, what: str
     found = payload_digest(ordered)
     if found != digest:
         raise DigestMismatch(
-            f"the files of {what} at {root} are not those that were registered; remove that "
-            "directory and try again",
+            f"the files of {what} at {root} are not what the digest says; {advice}",
             expected=digest,
             found=found,
         )

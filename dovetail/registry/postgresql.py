@@ -16,7 +16,7 @@ from dovetail.errors import MissingDependency
 _CONNECT_TIMEOUT_S = 10
 _RECYCLE_S = 1800
 _DEADLOCK, _SERIALIZATION = "40P01", "40001"
-_TIMED_OUT, _NOT_ALLOWED = "57014", "42501"
+_TIMED_OUT, _NOT_ALLOWED, _READ_ONLY = "57014", "42501", "25006"
 
 
 class Postgresql:
@@ -110,6 +110,10 @@ class Postgresql:
                 "roles that `dovetail db roles` shows"
             )
         return None
+
+    def denied(self, error: BaseException) -> bool:
+        """Tell whether the database's user may not do what was asked."""
+        return getattr(error, "sqlstate", None) in (_NOT_ALLOWED, _READ_ONLY)
 
     def collided(self, error: BaseException) -> bool:
         """Tell whether a transaction failed only because of another one."""

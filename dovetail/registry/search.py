@@ -32,7 +32,7 @@ from dovetail.registry.dialects import IDS, is_among_ids, joins_laterally, prefe
 from dovetail.registry.filters import Both, Comparison, Filter, parse_filter
 from dovetail.registry.jsontext import digest_json
 from dovetail.registry.ordering import Term, after, not_before, terms_of
-from dovetail.registry.paging import foreign_token, next_token, version_before
+from dovetail.registry.paging import next_token, place_of
 from dovetail.registry.reading import load_versions_by_id
 from dovetail.registry.records import AdapterVersion
 from dovetail.registry.schema import AdapterRow, EvaluationRow, ScoreRow, VersionRow
@@ -86,15 +86,14 @@ def search_versions(
         raise InvalidQuery("a filter or order has a NUL character, which nothing that is kept has")
     asked = digest_json([text, list(order_by)])
     terms = terms_of(order_by)
-    place = None
-    if page_token is not None:
-        place = find_place(connection, terms, version_before(page_token, asked))
-        if place is None:
-            raise foreign_token(page_token)
+    place = None if page_token is None else place_of(page_token, terms, asked)
     found = find_ids(connection, _parsed(text), terms, place=place, limit=limit + 1)
+    token = None
+    if len(found) > limit:
+        last = found[limit - 1]
+        token = next_token(find_places(connection, terms, [last])[last], asked)
     return Page(
-        versions=tuple(load_versions_by_id(connection, found[:limit])),
-        next_page_token=next_token(found[limit - 1], asked) if len(found) > limit else None,
+        versions=tuple(load_versions_by_id(connection, found[:limit])), next_page_token=token
     )
 
 
@@ -112,7 +111,7 @@ def find_ids(
         connection: An open transaction.
         part: The filter, or None for all.
         terms: The order.
-        place: Only those that come after this place, from `find_place`.
+        place: Only those that come after this place, from `find_places`.
         limit: Only so many.
 
     Raises:
@@ -134,16 +133,13 @@ def find_ids(
     return found
 
 
-def find_place(
-    connection: Connection, terms: Sequence[Term], version_id: int
-) -> tuple[Any, ...] | None:
-    """Return what a version is ordered by now, term by term; None if it is not there."""
-    row = connection.execute(
-        _FOUND.with_only_columns(*(term.expression for term in terms)).where(
-            VersionRow.id == version_id
-        )
-    ).first()
-    return None if row is None else tuple(row)
+def find_places(
+    connection: Connection, terms: Sequence[Term], ids: Sequence[int]
+) -> dict[int, tuple[Any, ...]]:
+    """Return what versions are ordered by now, term by term, by their row ids."""
+    columns = (VersionRow.id, *(term.expression for term in terms))
+    query = _FOUND.with_only_columns(*columns).where(is_among_ids(VersionRow.id))
+    return {row[0]: tuple(row[1:]) for row in connection.execute(query, {IDS: list(ids)})}
 
 
 @dataclass(frozen=True, slots=True)

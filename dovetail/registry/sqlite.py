@@ -12,6 +12,8 @@ from sqlalchemy.engine import URL
 
 from dovetail.errors import StorageError
 
+_KIND = 0xFF  # which error it is; the bits above say more of it
+
 _BUSY_TIMEOUT_S = 60
 _WRITE, _ALONE = "dovetail_write", "dovetail_alone"
 
@@ -96,6 +98,10 @@ class Sqlite:
     def explain(self, error: BaseException) -> str | None:  # noqa: ARG002 (other databases use it)
         """Say what to do about an error of the driver, where that is known."""
         return None
+
+    def denied(self, error: BaseException) -> bool:
+        """Tell whether the file may not be written."""
+        return getattr(error, "sqlite_errorcode", 0) & _KIND == sqlite3.SQLITE_READONLY
 
     def collided(self, error: BaseException) -> bool:  # noqa: ARG002 (other databases use it)
         """Tell whether a transaction failed only because of another one: here they wait."""

@@ -2,9 +2,6 @@
 
 import re
 
-import pytest
-
-from dovetail.errors import InvalidQuery
 from dovetail.registry import catalogue
 from dovetail.registry.filters import parse_filter
 
@@ -44,38 +41,35 @@ def test_adapters_are_listed_page_by_page(summary, make, tmp_path):
         (True, ["zeta", "summary", "alpha"]),
     ):
         terms = catalogue.terms_of_adapters([("name", descending)])
-        found, behind = [], None
+        found, place = [], None
         with summary._context.database.reading() as connection:
             while page := catalogue.list_adapters(
-                connection, about=None, versions=None, terms=terms, behind=behind, limit=1
+                connection, about=None, versions=None, terms=terms, place=place, limit=1
             ):
                 found.append(page[0].name)
-                behind = page[0].id
+                place = catalogue.find_places(connection, terms, [page[0].id])[page[0].id]
         assert found == expected
 
 
-def page(registry, behind):
-    """Return the names of the adapters on the page behind one of them."""
-    with registry._context.database.reading() as connection:
-        terms = catalogue.terms_of_adapters([])
-        found = catalogue.list_adapters(
-            connection, about=None, versions=None, terms=terms, behind=behind, limit=10
-        )
-        return {one.name: one.id for one in found}
-
-
-def test_a_page_behind_an_unknown_adapter_is_refused(summary):
-    """Beginning anew would give whoever asks for page after page the same ones for ever."""
-    with pytest.raises(InvalidQuery, match="start again without"):
-        page(summary, 999)
-
-
-def test_a_page_goes_on_where_an_adapter_was_that_is_deleted(summary, make, tmp_path):
-    """As a search of versions does: its row is still there and says where it was."""
+def test_a_page_goes_on_where_an_adapter_was(summary, make, tmp_path):
+    """Whether it was deleted or changed since: the place is where it was on the page before."""
     summary.register("zeta", make.prompt(tmp_path / "zeta", seed=9), base="tiny")
-    first = page(summary, None)["summary"]
+    terms = catalogue.terms_of_adapters([("updated_at", False)])
+
+    def page(place, limit):
+        with summary._context.database.reading() as connection:
+            found = catalogue.list_adapters(
+                connection, about=None, versions=None, terms=terms, place=place, limit=limit
+            )
+            places = catalogue.find_places(connection, terms, [one.id for one in found])
+        return [one.name for one in found], list(places.values())
+
+    names, places = page(None, 1)
+    assert names == ["summary"]
+    summary.edit_adapter("summary", description="Seen.")
+    assert page(places[0], 10)[0] == ["zeta", "summary"]
     summary.delete_adapter("summary")
-    assert list(page(summary, first)) == ["zeta"]
+    assert page(places[0], 10)[0] == ["zeta"]
 
 
 def test_adapters_are_found_by_themselves_and_by_a_version(summary):
@@ -88,7 +82,7 @@ def test_adapters_are_found_by_themselves_and_by_a_version(summary):
                 about=None if about is None else parse_filter(about),
                 versions=None if versions is None else parse_filter(versions),
                 terms=catalogue.terms_of_adapters([]),
-                behind=None,
+                place=None,
                 limit=10,
             )
         return [one.name for one in found]

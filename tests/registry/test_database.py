@@ -210,8 +210,16 @@ def test_tls_is_asked_for_in_the_url(place):
 
 def test_opening_shows_no_password(place):
     """Messages and `db current` show the URL without its password."""
-    url = make_url(place.urls[0]).set(password="hunter2", database="nowhere")  # noqa: S106 (of nobody)
-    with pytest.raises(StorageError) as caught:
-        Registry.open(url.render_as_string(hide_password=False), place.urls[1])
-    assert "hunter2" not in str(caught.value)
-    assert "nowhere" in str(caught.value)
+    there = make_url(place.urls[0]).set(database="nowhere")
+    for url in (
+        there.set(password="hunter2"),  # noqa: S106 (of nobody)
+        there.update_query_dict({"password": "hunter2", "sslpassword": "hunter2"}),
+    ):
+        with pytest.raises(StorageError) as caught:
+            Registry.open(url.render_as_string(hide_password=False), place.urls[1])
+        assert "hunter2" not in str(caught.value)
+        assert "nowhere" in str(caught.value)
+    for url in ("mysql://host/db?password=hunter2", "post gresql://u:hunter2@host/db"):
+        with pytest.raises(InvalidInput) as refused:
+            Registry.open(url, place.urls[1])
+        assert "hunter2" not in str(refused.value)

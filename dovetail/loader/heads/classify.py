@@ -79,7 +79,7 @@ class Classifier(Runner[Classification]):
         adapter = jobs[0].lane.adapter
         if head is None or adapter is None:
             raise AssertionError("rows without an adapter are refused")
-        problem = self._problem or head.problem
+        problem = self._problem or check_problem(adapter.problem_type) or head.problem
         logits = head.logits(batch).float().cpu()
         scores = as_scores(logits, problem)
         for job, row, raw in zip(jobs, scores.tolist(), logits.tolist(), strict=True):

@@ -61,12 +61,18 @@ def recorded_labels(labels: tuple[str, ...], recorded: Mapping[str, Any]) -> tup
     return name_labels(len(labels), recorded, {"id2label": dict(enumerate(labels))})
 
 
+def recorded_problem(recorded: Mapping[str, Any]) -> ProblemType | None:
+    """Return what a training run's hyperparameters say that the outputs mean, if they do."""
+    found = recorded.get("problem_type")
+    return cast("ProblemType", found) if found in get_args(ProblemType) else None
+
+
 def choose_problem(count: int, *configs: Mapping[str, Any]) -> ProblemType:
     """Return the first problem type that is recorded; without any, one output is a regression."""
     for config in configs:
-        found = config.get("problem_type")
-        if found in get_args(ProblemType):
-            return cast("ProblemType", found)
+        found = recorded_problem(config)
+        if found is not None:
+            return found
     return "regression" if count == 1 else "single_label_classification"
 
 

@@ -20,15 +20,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import AdapterNotFound, InvalidInput
+from mlflow.exceptions import MlflowException
+
+from dovetail.errors import AdapterNotFound, IncompatibleBaseModel, InvalidInput, NotFoundError
 from dovetail.loader.opening import open_base
 from dovetail.loader.verify import check_tokenizer, check_weights
 from dovetail.plugins.mlflow.finding import find_saved_base
+from dovetail.plugins.mlflow.saved import read_unchanged
 from dovetail.registry.basedocument import read_base_document
 from dovetail.registry.checkpoint import DTYPES
 from dovetail.registry.fingerprint import BaseCheckpoint, read_base
 from dovetail.registry.jsontext import canonical_json
-from dovetail.registry.payload import read_payload, read_registered
 from dovetail.registry.store import Registry
 from dovetail.registry.transport.parsing import parse_base_model
 from dovetail.settings import Settings
@@ -39,12 +41,12 @@ if TYPE_CHECKING:
     from dovetail.plugins.mlflow.options import LoadOptions
     from dovetail.plugins.mlflow.saved import SavedAdapter
     from dovetail.registry.manifest import Manifest
-    from dovetail.registry.payload import Payload
 
 KEPT_VERSIONS = 64
 """Versions named by rows that stay on a base model when no call uses them."""
 
 _CPU = "cpu"
+_OF_SERVER = 500  # statuses from here are no fault of what was asked for
 _ANY_MOMENT = "1970-01-01T00:00:00+00:00"
 _SPELLED = {short: torch.removeprefix("torch.") for torch, short in DTYPES.items()}
 
@@ -83,7 +85,7 @@ class SharedBase:
             IncompatibleBaseModel: It does not fit this base model.
             InvalidPayload: It is damaged, or the installed PEFT cannot attach it.
         """
-        payload = _read(saved)
+        payload = read_unchanged(saved)
         digest = payload.digest
         with self.lock:
             self._let_go()
@@ -95,17 +97,31 @@ class SharedBase:
     @contextmanager
     def versions(
         self, references: Iterable[str], *, registry: Registry, allow_base_mismatch: bool
-    ) -> Iterator[dict[str, AttachedAdapter]]:
+    ) -> Iterator[tuple[dict[str, AttachedAdapter], dict[str, str]]]:
         """Attach versions of a registry, by reference, for as long as the block lasts.
 
         The ``KEPT_VERSIONS`` that were used last stay attached behind it. The registry is asked
         without holding the lock.
+
+        Yields:
+            The adapters, and why there is none for the other references.
+
+        Raises:
+            StorageError: The registry cannot be reached.
         """
         used: dict[str, AttachedAdapter] = {}
+        refused: dict[str, str] = {}
         try:
             for reference in references:
-                used[reference] = self._use(reference, registry, allow_base_mismatch)
-            yield used
+                try:
+                    used[reference] = self._use(reference, registry, allow_base_mismatch)
+                except (NotFoundError, InvalidInput, IncompatibleBaseModel) as error:
+                    refused[reference] = error.message
+                except MlflowException as error:  # in the words of the server behind it
+                    if error.get_http_status_code() >= _OF_SERVER:
+                        raise
+                    refused[reference] = error.message
+            yield used, refused
         finally:
             with self.lock:
                 for adapter in used.values():
@@ -142,13 +158,6 @@ class SharedBase:
                     self.frozen.detach(digest)
 
 
-def _read(saved: SavedAdapter) -> Payload:
-    """Read the files of a saved adapter, which have to be those that were saved."""
-    if saved.payload_digest is None:
-        return read_payload(saved.payload)
-    return read_registered(saved.payload, digest=saved.payload_digest, what="the saved adapter")
-
-
 _OPENING = threading.Lock()
 _OPEN: weakref.WeakValueDictionary[tuple[str | None, ...], SharedBase] = (
     weakref.WeakValueDictionary()
@@ -156,8 +165,10 @@ _OPEN: weakref.WeakValueDictionary[tuple[str | None, ...], SharedBase] = (
 _LAST: list[SharedBase] = []
 
 
-def share_base(saved: SavedAdapter, options: LoadOptions) -> SharedBase:
+def share_base(saved: SavedAdapter, options: LoadOptions) -> tuple[SharedBase, bool]:
     """Return the base model of a saved adapter, opened if no loaded model has it yet.
+
+    Beside it stands whether it has the weights and the tokenizer that the adapter was trained with.
 
     Its files are compared with what was saved every time, which takes milliseconds where they did
     not change.
@@ -168,7 +179,7 @@ def share_base(saved: SavedAdapter, options: LoadOptions) -> SharedBase:
     """
     directory = find_saved_base(saved, options)
     checkpoint = read_base(directory, cache_dir=Settings.from_env().cache_dir)
-    _check(saved, checkpoint, allow=options.allow_base_mismatch)
+    fits = _fits(saved, checkpoint, allow=options.allow_base_mismatch)
     device = choose_device(options.device)
     dtype = (options.dtype or _SPELLED.get(checkpoint.dtype, "float32")).removeprefix("torch.")
     fingerprint = checkpoint.manifest.fingerprint
@@ -176,10 +187,11 @@ def share_base(saved: SavedAdapter, options: LoadOptions) -> SharedBase:
     with _OPENING:
         shared = _OPEN.get(key)
         if shared is None or not shared.is_open:
+            _LAST.clear()  # two bases need not fit into memory at once
             frozen = open_base(directory, device=device, dtype=options.dtype, expected=fingerprint)
             shared = _OPEN[key] = SharedBase(frozen)
         _LAST[:] = [shared]
-    return shared
+    return shared, fits
 
 
 def release_bases() -> None:
@@ -232,9 +244,9 @@ def _read_canonical(text: bytes) -> _Recorded:
     return _Recorded(read_base_document(json.loads(text)))
 
 
-def _check(saved: SavedAdapter, found: BaseCheckpoint, *, allow: bool) -> None:
+def _fits(saved: SavedAdapter, found: BaseCheckpoint, *, allow: bool) -> bool:
     if saved.base_fingerprint is None:
-        return
+        return True
     known: Any = None
     if saved.base_document is not None:
         recorded = _read_document(saved.base_document)
@@ -250,5 +262,5 @@ def _check(saved: SavedAdapter, found: BaseCheckpoint, *, allow: bool) -> None:
         "registry": known,
         "allow": allow,
     }
-    check_weights(what=f"{what} on", **asked)
-    check_tokenizer(what=f"{what} with", **asked)
+    weights = check_weights(what=f"{what} on", **asked)
+    return check_tokenizer(what=f"{what} with", **asked) and weights

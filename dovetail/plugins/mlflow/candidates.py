@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Candidate:
 
     def is_meant_by(self, wanted: str) -> bool:
         """Tell whether somebody who writes this means it."""
-        place = wanted.removeprefix("models:/").strip("/") or "."
+        place = _place_in(wanted)
         if self.model is None:
             return place == (self.path or ".")
         return place in {
@@ -72,6 +73,11 @@ def choose_candidate(client: MlflowClient, run: Run, artifact: str | None) -> Ca
         NotFoundError: There is none, or none of that name; the message lists those there are.
         InvalidInput: There are several; the message lists them.
     """
+    if artifact is not None:  # which is looked at before all else that there may be
+        with contextlib.suppress(NotFoundError, InvalidInput):
+            near = [one for one in _find(client, run, artifact) if one.is_meant_by(artifact)]
+            if len(near) == 1:
+                return near[0]
     found = list(_find(client, run))
     meant = [one for one in found if artifact is None or one.is_meant_by(artifact)]
     if len(meant) == 1:
@@ -98,14 +104,27 @@ def choose_candidate(client: MlflowClient, run: Run, artifact: str | None) -> Ca
     )
 
 
-def _find(client: MlflowClient, run: Run) -> Iterator[Candidate]:
-    """Yield what holds an adapter: LoggedModels first, then the run's own artifacts."""
+def _place_in(wanted: str) -> str:
+    return wanted.removeprefix("models:/").strip("/") or "."
+
+
+def _find(client: MlflowClient, run: Run, wanted: str | None = None) -> Iterator[Candidate]:
+    """Yield what holds an adapter: LoggedModels first, then the run's own artifacts.
+
+    Args:
+        client: The tracking server.
+        run: The run.
+        wanted: Only where what somebody names so can be; None for everywhere.
+    """
+    place = None if wanted is None else _place_in(wanted)
     for model in _models_of(client, run):
+        if place is not None and place.split("/")[0] not in (model.name, model.model_id):
+            continue
         repository = _repository(client, model.artifact_location)
         for path in adapters_in(repository):
             yield Candidate(repository=repository, path=path, model=model)
     repository = _repository(client, run.info.artifact_uri)
-    for path in adapters_in(repository):
+    for path in adapters_in(repository, "" if place in (None, ".") else str(place)):
         yield Candidate(repository=repository, path=path)
 
 
@@ -131,15 +150,19 @@ def _repository(client: MlflowClient, uri: str) -> ArtifactRepository:
         return get_artifact_repository(uri, tracking_uri=client.tracking_uri)
 
 
-def adapters_in(repository: ArtifactRepository) -> Iterator[str]:
+def adapters_in(repository: ArtifactRepository, within: str = "") -> Iterator[str]:
     """Yield the directories that hold an adapter, each once; of an MLflow model's, the model's own.
+
+    Args:
+        repository: Where MLflow keeps them.
+        within: The directory there to begin with.
 
     Raises:
         InvalidInput: There are too many to look into.
         NotFoundError: There is no such place.
         StorageError: It cannot be reached.
     """
-    waiting: list[tuple[str, str | None]] = [("", None)]
+    waiting: list[tuple[str, str | None]] = [(within, None)]
     held: set[str] = set()
     looked_at = 0
     while waiting:

@@ -18,6 +18,7 @@ from dovetail.registry.records import BaseModel
 _MOST_BYTES = 2**20
 _CLASSIFIES = "SEQ_CLS"
 _LABELS = "id2label"
+_PROBLEM = "problem_type"
 
 
 def describe_base(base: BaseCheckpoint, *, location: str | None) -> dict[str, Any]:
@@ -58,17 +59,23 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def labels_of(config: Mapping[str, Any], task_type: object) -> dict[str, Any]:
-    """Return the hyperparameter that names a classifier's outputs, if a model's config does.
+    """Return hyperparameters that name a classifier's outputs, as far as a model's config does.
+
+    They are ``id2label`` and ``problem_type``: what the outputs are called, and what they mean.
 
     Args:
         config: The model's configuration.
         task_type: PEFT's task type.
     """
-    table = config.get(_LABELS)
-    task = str(getattr(task_type, "value", task_type))
-    if task != _CLASSIFIES or not isinstance(table, Mapping) or not table:
+    if str(getattr(task_type, "value", task_type)) != _CLASSIFIES:
         return {}
-    return {_LABELS: {str(key): str(name) for key, name in table.items()}}
+    found: dict[str, Any] = {}
+    table, problem = config.get(_LABELS), config.get(_PROBLEM)
+    if isinstance(table, Mapping) and table:
+        found[_LABELS] = {str(key): str(name) for key, name in table.items()}
+    if isinstance(problem, str):
+        found[_PROBLEM] = problem
+    return found
 
 
 def labels_beside(directory: Path, task_type: object) -> dict[str, Any]:

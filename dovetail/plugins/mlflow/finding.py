@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dovetail.errors import BaseModelNotFound, DovetailError
 from dovetail.loader.locate import locate_base
+from dovetail.plugins.mlflow.store.connecting import settings_of
+from dovetail.plugins.mlflow.whereabouts import find_registry, is_server, open_registry
 from dovetail.registry.directories import is_directory
-from dovetail.registry.store import Registry
-from dovetail.settings import Settings
+from dovetail.registry.fingerprint import CONFIG_FILE
 
 if TYPE_CHECKING:
     from dovetail.plugins.mlflow.options import LoadOptions
     from dovetail.plugins.mlflow.saved import SavedAdapter
+    from dovetail.registry.store import Registry
 
 
 def find_base(given: str | os.PathLike[str], *, revision: str | None = None) -> Path:
@@ -25,7 +29,7 @@ def find_base(given: str | os.PathLike[str], *, revision: str | None = None) -> 
 
     Args:
         given: A directory, a hub name that is in the local hub cache, or the name or fingerprint
-            of a base model in the registry that the environment names.
+            of a base model in the registry (`dovetail.plugins.mlflow.whereabouts`).
         revision: Revision of a hub name.
 
     Raises:
@@ -44,14 +48,14 @@ def find_saved_base(saved: SavedAdapter, options: LoadOptions) -> Path:
     """Return the directory of a saved adapter's base model.
 
     That is what ``options`` say; or the directory in which it was when the adapter was saved; or
-    the hub cache's, by the name that it had then; or where the environment's registry saw it.
+    the hub cache's, by the name that it had then; or where the registry saw it.
 
     Raises:
         BaseModelNotFound: It is not there; the message says how to name another place.
     """
     if options.base_model is not None:
         return find_base(options.base_model, revision=options.base_revision)
-    if saved.base_location is not None and is_directory(saved.base_location):
+    if _holds_model(saved.base_location):
         return Path(saved.base_location)
     name, fingerprint = saved.base_name, saved.base_fingerprint
     try:
@@ -71,14 +75,33 @@ def find_saved_base(saved: SavedAdapter, options: LoadOptions) -> Path:
         ) from error
 
 
+@contextmanager
+def known_registry() -> Iterator[Registry | None]:
+    """Open the registry that a reference means if it is on this machine's side, and there.
+
+    Raises:
+        DovetailError: It cannot be asked.
+    """
+    uri = find_registry()
+    file = None if is_server(uri) else make_url(settings_of(uri).database_url)
+    sqlite = file is not None and file.get_backend_name() == "sqlite"
+    if file is None or (sqlite and not Path(file.database or "").is_file()):
+        yield None  # opening a file that is not there would make it
+        return
+    with open_registry(uri) as registry:
+        yield registry
+
+
 def _registered_place(wanted: str) -> Path | None:
-    """Ask the environment's registry; one that is not there or cannot be asked knows nothing."""
+    """Ask the registry for a base model's place; one that cannot be asked knows nothing."""
     try:
-        url = make_url(Settings.from_env().database_url)
-        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-            return None  # opening it would make it
-        with Registry.open() as registry:
-            location = registry.base_model(wanted).location
+        with known_registry() as registry:
+            location = None if registry is None else registry.base_model(wanted).location
     except (DovetailError, ArgumentError):
         return None
-    return Path(location) if location is not None and is_directory(location) else None
+    return Path(location) if _holds_model(location) else None
+
+
+def _holds_model(place: str | None) -> TypeGuard[str]:
+    """Tell whether a base model may be in a place: not in a folder that was left empty."""
+    return place is not None and is_directory(place) and Path(place, CONFIG_FILE).is_file()

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 from mlflow.utils.model_utils import _add_code_from_conf_to_system_path
 
+from dovetail.errors import DovetailError
 from dovetail.plugins.mlflow.bases import share_base
+from dovetail.plugins.mlflow.finding import known_registry
 from dovetail.plugins.mlflow.model import AttachedModel
 from dovetail.plugins.mlflow.options import LoadOptions
-from dovetail.plugins.mlflow.saved import FLAVOR_NAME, read_described, read_flavors
+from dovetail.plugins.mlflow.saved import FLAVOR_NAME, SavedAdapter, read_described, read_flavors
+
+if TYPE_CHECKING:
+    from dovetail.loader.base import FrozenBase
+
+_logger = logging.getLogger(__name__)
 
 
 def load_model(
@@ -70,4 +78,31 @@ def _attach(
 ) -> AttachedModel:
     options = LoadOptions.parse(config)
     saved = read_described(directory, flavors[FLAVOR_NAME])
-    return AttachedModel(saved, share_base(saved, options), options)
+    shared, fits = share_base(saved, options)
+    model = AttachedModel(saved, shared, options, fits=fits)
+    if not fits:
+        _tell_of_mismatch(saved, model.base)
+    return model
+
+
+def _tell_of_mismatch(saved: SavedAdapter, base: FrozenBase) -> None:
+    """Say in the log, and in the history of the registry that the version is from, what was done.
+
+    A registry behind an MLflow server is only read through it.
+    """
+    _logger.warning(
+        "attached %s, which was trained on %s, to %s, as asked for",
+        saved.reference or saved.payload,
+        saved.base_fingerprint,
+        base.fingerprint,
+    )
+    if saved.reference is None:
+        return
+    try:
+        with known_registry() as registry:
+            # One of another machine may have another version of this name.
+            version = None if registry is None else registry.resolve(saved.reference)
+            if registry and version and version.payload_digest == saved.payload_digest:
+                registry.note_base_mismatch(version.reference, attached_to=base.fingerprint)
+    except DovetailError as error:
+        _logger.warning("that is not in the registry's history: %s", error)

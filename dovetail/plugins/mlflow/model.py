@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dovetail.errors import InvalidInput, InvalidRow
-from dovetail.loader.heads.labels import recorded_labels
+from dovetail.loader.heads.labels import recorded_labels, recorded_problem
 from dovetail.loader.rows import AttachedAdapter, Generation, Row
 from dovetail.plugins.mlflow.answers import as_predictions, check_answers
 from dovetail.plugins.mlflow.behind import open_versions
 from dovetail.plugins.mlflow.inputs import Record, adapter_for, read_records, text_for
+from dovetail.plugins.mlflow.options import check_call
 from dovetail.plugins.mlflow.problems import speaking_mlflow
 from dovetail.registry.template import InputTemplate
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = "Generation | Classification | Embedding"
 
-_HEAD_OPTIONS = {"classify": ("batch_size", "problem_type"), "embed": ("batch_size", "pooling")}
-
 
 class AttachedModel:
     """An adapter that is attached to a frozen base model; made by `load_model`.
@@ -38,7 +37,9 @@ class AttachedModel:
         adapter: The adapter, with its input template, generation defaults and labels.
     """
 
-    def __init__(self, saved: SavedAdapter, shared: SharedBase, options: LoadOptions) -> None:
+    def __init__(
+        self, saved: SavedAdapter, shared: SharedBase, options: LoadOptions, *, fits: bool
+    ) -> None:
         self._shared = shared
         self._options = options
         self._template = _parsed(saved.input_template)
@@ -47,8 +48,9 @@ class AttachedModel:
             attached,
             requested=saved.reference or attached.requested,
             labels=recorded_labels(attached.labels, saved.hyperparameters),
+            problem_type=recorded_problem(saved.hyperparameters),
             base_model=saved.base_fingerprint,
-            base_mismatch=saved.base_fingerprint not in (None, shared.frozen.fingerprint),
+            base_mismatch=not fits,
             input_template=saved.input_template,
             generation_config=dict(saved.generation_config),
         )
@@ -68,8 +70,7 @@ class AttachedModel:
         Raises:
             InvalidInput: An option is not taken, the input has none of the shapes that are, or
                 the adapter was not trained to generate.
-            NotFoundError: The adapter column names a version that is not there.
-            IncompatibleBaseModel: It names one that was trained on another base model.
+            StorageError: The adapter column names versions, and the registry cannot be reached.
         """
         if self.adapter.verb != "generate":
             raise InvalidInput(
@@ -110,11 +111,18 @@ class AttachedModel:
     def _run(self, records: Sequence[Record], given: Mapping[str, Any]) -> Iterator[Any]:
         options = _given({**self._options.generation, **_given(given)})
         named, failed = self._read_names(records)
-        with self._versions(named.values()) as versions:
-            adapters = {
-                index: self.adapter if name is None else versions[name]
-                for index, name in named.items()
-            }
+        with self._versions(named.values()) as (versions, refused):
+            adapters: dict[int, AttachedAdapter] = {}
+            for index, name in named.items():
+                if name in refused:
+                    failed[index] = refused[name]
+                elif (adapter := versions[name]).verb != self.adapter.verb:
+                    failed[index] = (
+                        f"{name} was trained to {adapter.verb}, and this model's adapter to "
+                        f"{self.adapter.verb}; ask a model of its own"
+                    )
+                else:
+                    adapters[index] = adapter
             rows = self._make_rows(records, adapters, failed)
             answers: dict[int, Answer] = {}
             with self._shared.lock:
@@ -123,13 +131,19 @@ class AttachedModel:
                     group = {
                         i: row for i, row in rows.items() if (row.adapter == self._name) == own
                     }
-                    defaults = self.adapter.generation_config if own else {}
+                    defaults = self._defaults if own else {}
                     answers |= self._answer(group, {**defaults, **options})
         for index in range(len(records)):
             if index in failed:
                 yield self._failed(index, failed[index])
             else:
                 yield replace(answers[index], index=index)
+
+    @property
+    def _defaults(self) -> Mapping[str, Any]:
+        if self.adapter.verb == "classify":
+            return _given({"problem_type": self.adapter.problem_type})
+        return self.adapter.generation_config
 
     @property
     def _name(self) -> str:
@@ -149,19 +163,26 @@ class AttachedModel:
         return named, failed
 
     @contextmanager
-    def _versions(self, named: Iterable[str | None]) -> Iterator[dict[str, AttachedAdapter]]:
-        """Attach versions of the registry; aliases are looked up now."""
+    def _versions(
+        self, named: Iterable[str | None]
+    ) -> Iterator[tuple[dict[str | None, AttachedAdapter], dict[str, str]]]:
+        """Attach versions of the registry, with None for this model's own adapter.
+
+        Aliases are looked up now. With them comes what is wrong with those that are not attached.
+        """
+        own: dict[str | None, AttachedAdapter] = {None: self.adapter}
         wanted = [name for name in dict.fromkeys(named) if name is not None]
         if not wanted:
-            yield {}
+            yield own, {}
             return
         with (
             open_versions() as registry,
             self._shared.versions(
                 wanted, registry=registry, allow_base_mismatch=self._options.allow_base_mismatch
-            ) as versions,
+            ) as (versions, refused),
         ):
-            yield versions
+            own.update(versions.items())
+            yield own, refused
 
     def _make_rows(
         self,
@@ -184,12 +205,7 @@ class AttachedModel:
         if not rows:
             return {}
         verb = self.adapter.verb
-        taken = _HEAD_OPTIONS.get(verb)
-        if taken is not None and (others := options.keys() - set(taken)):
-            raise InvalidInput(
-                f"an adapter that was trained to {verb} takes {' and '.join(taken)}, not "
-                f"{', '.join(sorted(others))}"
-            )
+        check_call(verb, options, source="the call")
         found = getattr(self.base, verb)(list(rows.values()), **options)
         return dict(zip(rows, found, strict=True))
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dovetail.errors import InvalidInput
 from dovetail.loader.options import ACCEPTED, check_options
-from dovetail.plugins.mlflow.signature import COMMON_PARAMS, GENERATION_PARAMS
+from dovetail.plugins.mlflow.signature import COMMON_PARAMS, GENERATION_PARAMS, HEAD_PARAMS
+
+if TYPE_CHECKING:
+    from dovetail.loader.rows import Verb
 
 _PLACES = ("base_model", "base_revision", "device", "dtype")
 _SWITCHES = ("allow_base_mismatch",)
-_USES = ("batch_size", "seed")
-_PARAMS = (*GENERATION_PARAMS, *COMMON_PARAMS)
+_HEADS = tuple(name for params in HEAD_PARAMS.values() for name in params)
+_USES = ("batch_size", "seed", *_HEADS)
+_PARAMS = (*GENERATION_PARAMS, *COMMON_PARAMS, *_HEADS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,31 @@ class LoadOptions:
             {key: value for key, value in given.items() if key not in _USES}, source="model_config"
         )
         return cls(**places, generation=given)
+
+
+def check_call(verb: Verb, options: Mapping[str, Any], *, source: str) -> None:
+    """Refuse what a call of a model would not take.
+
+    Args:
+        verb: What the model's adapter was trained to do.
+        options: The options; None stands for what is not given.
+        source: Where they are from, for the error message.
+
+    Raises:
+        InvalidInput: One is not taken, or has a value that cannot be.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    taken = HEAD_PARAMS.get(verb)
+    if taken is None:
+        uses = {*COMMON_PARAMS, "seed"}
+        check_options({k: v for k, v in given.items() if k not in uses}, source=source)
+        return
+    if others := given.keys() - taken.keys() - COMMON_PARAMS.keys():
+        raise InvalidInput(
+            f"an adapter that was trained to {verb} takes "
+            f"{' and '.join([*COMMON_PARAMS, *taken])}, not {', '.join(sorted(others))}; "
+            f"take it out of {source}"
+        )
 
 
 def complete_config(config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     BAD_REQUEST,
     INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
     RESOURCE_CONFLICT,
     RESOURCE_DOES_NOT_EXIST,
     TEMPORARILY_UNAVAILABLE,
 )
 
 from dovetail.errors import (
+    AccessDenied,
     AliasNotFound,
     BaseModelNotFound,
     ConflictError,
@@ -38,6 +40,7 @@ _CODES: tuple[tuple[type[DovetailError], int], ...] = (
     (NotFoundError, RESOURCE_DOES_NOT_EXIST),
     (ConflictError, RESOURCE_CONFLICT),
     (DigestMismatch, BAD_REQUEST),  # it is the same the next time
+    (AccessDenied, PERMISSION_DENIED),  # it is the same the next time
     (StorageError, TEMPORARILY_UNAVAILABLE),
     (DovetailError, INVALID_PARAMETER_VALUE),
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dovetail.errors import InvalidPayload
 from dovetail.plugins.mlflow.candidates import Candidate, choose_candidate
 from dovetail.plugins.mlflow.lineage import RunFacts, read_run
-from dovetail.plugins.mlflow.saved import SavedAdapter, read_saved
+from dovetail.plugins.mlflow.saved import SavedAdapter, check_unchanged, read_saved
 from dovetail.plugins.mlflow.tracking import open_tracking, speaking_of
 from dovetail.plugins.mlflow.trained_on import find_base
 
@@ -124,6 +124,7 @@ def _read(chosen: Candidate, place: Path) -> SavedAdapter:
         raise InvalidPayload(
             f"artifact {chosen} holds no adapter that PEFT saved; choose another (--artifact)"
         )
+    check_unchanged(saved)
     return saved
 
 

@@ -23,7 +23,12 @@ import yaml
 from dovetail.errors import InvalidInput, InvalidPayload
 from dovetail.registry.directories import is_directory
 from dovetail.registry.jsontext import parse_json
-from dovetail.registry.payload import check_file_path
+from dovetail.registry.payload import (
+    Payload,
+    check_file_path,
+    read_payload,
+    read_registered,
+)
 from dovetail.registry.peftconfig import CONFIG_FILE
 
 FLAVOR_NAME = "dovetail"
@@ -81,7 +86,7 @@ def read_saved(directory: str | os.PathLike[str]) -> SavedAdapter | None:
         directory: A local directory.
 
     Returns:
-        The adapter, or None if there is none. Its files were not checked; registering does that.
+        The adapter, or None if there is none. Its files were not read; `read_unchanged` does that.
 
     Raises:
         InvalidInput: There are several, or what describes it cannot be read.
@@ -101,6 +106,34 @@ def read_saved(directory: str | os.PathLike[str]) -> SavedAdapter | None:
             adapters=list(held),
         )
     return next(iter(held.values()), None)
+
+
+def read_unchanged(saved: SavedAdapter) -> Payload:
+    """Read the files of an adapter, which have to be those that were saved, if that is recorded.
+
+    Raises:
+        DigestMismatch: They are others.
+        InvalidPayload: They are damaged, unsafe or incomplete.
+    """
+    if saved.payload_digest is None:
+        return read_payload(saved.payload)
+    return read_registered(
+        saved.payload,
+        digest=saved.payload_digest,
+        what="the saved adapter",
+        advice="they were changed since it was saved; save it again from where it was trained",
+    )
+
+
+def check_unchanged(saved: SavedAdapter) -> None:
+    """See that the files of an adapter are those that were saved, if that is recorded.
+
+    Raises:
+        DigestMismatch: They are others.
+        InvalidPayload: One is missing or is no plain file.
+    """
+    if saved.payload_digest is not None:
+        read_unchanged(saved)
 
 
 def read_flavors(directory: Path) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelInputExample, ModelSignature
 from mlflow.models.model import ModelInfo
+from mlflow.models.utils import _contains_params
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
 from mlflow.utils.environment import _validate_env_arguments
@@ -18,7 +19,8 @@ from mlflow.utils.model_utils import (
     _validate_and_get_model_config_from_file,
 )
 
-from dovetail.plugins.mlflow.options import complete_config
+from dovetail.loader.rows import verb_of
+from dovetail.plugins.mlflow.options import check_call, complete_config
 from dovetail.plugins.mlflow.requirements import Requirements, write_environment
 from dovetail.plugins.mlflow.saved import FLAVOR_NAME
 from dovetail.plugins.mlflow.sources import Wanted, open_source
@@ -35,7 +37,7 @@ def save_model(
     input_template: str | None = None,
     generation_config: Mapping[str, Any] | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     allow_base_mismatch: bool = False,
     conda_env: dict[str, Any] | str | None = None,
     code_paths: list[str] | None = None,
@@ -45,7 +47,7 @@ def save_model(
     pip_requirements: Requirements = None,
     extra_pip_requirements: Requirements = None,
     metadata: dict[str, Any] | None = None,
-    model_config: dict[str, Any] | str | None = None,
+    model_config: dict[str, Any] | str | os.PathLike[str] | None = None,
     validate_serving_input: bool = True,  # noqa: ARG001 (`Model.log` hands on what it was given)
 ) -> None:
     """Save an adapter as an MLflow model on the local file system; the base is never copied.
@@ -101,13 +103,18 @@ def save_model(
         base_model=base_model,
         base_revision=base_revision,
         allow_base_mismatch=allow_base_mismatch,
-        exclude=tuple(exclude),
+        exclude=(exclude,) if isinstance(exclude, str) else tuple(exclude),
         task=task,
         input_template=input_template,
         generation_config=generation_config,
         hyperparameters=hyperparameters,
     )
     with open_source(adapter, wanted) as source:
+        verb = verb_of(source.payload.config.get("task_type"))
+        check_call(verb, source.saved.generation_config, source="generation_config")
+        example: Any = input_example
+        if _contains_params(example):
+            check_call(verb, example[1], source="the input example's params")
         write_model(source, directory, model=model, example=input_example, config=config, code=code)
     write_environment(
         directory,
@@ -127,7 +134,7 @@ def log_model(
     input_template: str | None = None,
     generation_config: Mapping[str, Any] | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     allow_base_mismatch: bool = False,
     conda_env: dict[str, Any] | str | None = None,
     code_paths: list[str] | None = None,
@@ -138,7 +145,7 @@ def log_model(
     pip_requirements: Requirements = None,
     extra_pip_requirements: Requirements = None,
     metadata: dict[str, Any] | None = None,
-    model_config: dict[str, Any] | str | None = None,
+    model_config: dict[str, Any] | str | os.PathLike[str] | None = None,
     name: str | None = None,
     params: dict[str, Any] | None = None,
     tags: dict[str, Any] | None = None,
@@ -233,8 +240,10 @@ def _make(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
 
 
-def _read_config(config: Mapping[str, Any] | str | None) -> Mapping[str, Any] | None:
-    if not isinstance(config, str):
+def _read_config(
+    config: Mapping[str, Any] | str | os.PathLike[str] | None,
+) -> Mapping[str, Any] | None:
+    if not isinstance(config, str | os.PathLike):
         return config
-    read: Mapping[str, Any] | None = _validate_and_get_model_config_from_file(config)
+    read: Mapping[str, Any] | None = _validate_and_get_model_config_from_file(os.fspath(config))
     return read

@@ -37,6 +37,10 @@ GENERATION_PARAMS = {
     "seed": DataType.long,
 }
 COMMON_PARAMS = {"batch_size": DataType.long}
+HEAD_PARAMS = {
+    "classify": {"problem_type": DataType.string},
+    "embed": {"pooling": DataType.string},
+}
 
 _VECTORS = Schema([TensorSpec(np.dtype("float32"), (-1, -1))])
 _LABELS = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")])
@@ -68,7 +72,7 @@ def make_example(template: InputTemplate | None) -> pd.DataFrame:
 
 
 def _params(verb: Verb, given: Mapping[str, Any]) -> ParamSchema:
-    known = {**(GENERATION_PARAMS if verb == "generate" else {}), **COMMON_PARAMS}
+    known = {**HEAD_PARAMS.get(verb, GENERATION_PARAMS), **COMMON_PARAMS}
     specs = [ParamSpec(name, kind, given.get(name)) for name, kind in known.items()]
     others = {name: value for name, value in given.items() if name not in known}
     if others:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from dovetail.errors import BaseModelNotFound, InvalidInput, InvalidReference
+from dovetail.errors import (
+    BaseModelNotFound,
+    IncompatibleBaseModel,
+    InvalidInput,
+    InvalidReference,
+)
 from dovetail.loader.verify import check_weights
 from dovetail.plugins.mlflow.behind import open_versions
 from dovetail.plugins.mlflow.documents import describe_base, labels_beside, labels_of, settings_of
 from dovetail.plugins.mlflow.finding import find_base
-from dovetail.plugins.mlflow.saved import SavedAdapter, read_saved
+from dovetail.plugins.mlflow.saved import SavedAdapter, check_unchanged, read_saved
 from dovetail.plugins.mlflow.whereabouts import SCHEME
 from dovetail.registry.basedocument import read_base_document
 from dovetail.registry.compatibility import check_against_base
@@ -27,6 +33,8 @@ from dovetail.registry.metadata import Metadata
 from dovetail.registry.payload import Payload, read_payload, read_registered
 from dovetail.registry.reference import Reference
 from dovetail.settings import Settings
+
+_logger = logging.getLogger(__name__)
 
 _MODEL_CARD = "README.md"  # PEFT's, with every line still to be filled in
 _SETTLED = ("base_model", "base_revision", "allow_base_mismatch", "exclude")
@@ -52,14 +60,15 @@ class Wanted:
         values = {name: getattr(self, name) for name in _TRAINED}
         return {name: value for name, value in values.items() if value is not None}
 
-    def check(self) -> None:
-        """Refuse what no version could record.
+    def checked(self) -> Self:
+        """Return the same as a version would record it.
 
         Raises:
             InvalidInput: A value cannot be kept; the message says which and why.
         """
         rest: dict[str, Any] = dict.fromkeys(("description", "tags", "scores", "source_run"))
-        Metadata.checked(**{name: getattr(self, name) for name in _TRAINED}, **rest)
+        metadata = Metadata.checked(**{name: getattr(self, name) for name in _TRAINED}, **rest)
+        return replace(self, **{name: getattr(metadata, name) for name in self.said})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ def open_source(adapter: Any, wanted: Wanted) -> Iterator[Source]:
         IncompatibleBaseModel: It does not fit its base model.
         NotFoundError: There is no such version.
     """
-    wanted.check()
+    wanted = wanted.checked()
     if _is_peft_model(adapter):
         with tempfile.TemporaryDirectory(prefix="dovetail-") as kept:
             yield _from_model(adapter, wanted, Path(kept))
@@ -161,9 +170,13 @@ def _from_model(model: Any, wanted: Wanted, kept: Path) -> Source:
     config = model.peft_config[model.active_adapter]
     named = config.base_model_name_or_path or model.base_model.name_or_path
     base = _read_base(wanted, name=named or None, revision=config.revision)
-    if not wanted.allow_base_mismatch:
+    try:
         replaced = getattr(config, "modules_to_save", None) or ()
         check_live_model(model, base.manifest, ignore=replaced)
+    except IncompatibleBaseModel as error:
+        if not wanted.allow_base_mismatch:
+            raise
+        _logger.warning("saved all the same, as asked for: %s", error)
     directory = save_adapter(model, kept)
     payload = read_payload(directory, exclude=[*wanted.exclude, _MODEL_CARD])
     labels = labels_of(getattr(model.config, "to_dict", dict)(), config.task_type)
@@ -179,19 +192,26 @@ def _from_directory(directory: Path, wanted: Wanted) -> Source:
             "PeftModel.save_pretrained wrote",
             directory=str(directory),
         )
+    check_unchanged(saved)
     payload = read_payload(saved.payload, exclude=wanted.exclude)
     if wanted.base_model is None and saved.base_document is not None:
         base = read_base_document(saved.base_document)
     else:
         named = saved.base_location or saved.base_name
         base = _read_base(wanted, name=named, revision=saved.base_revision)
-    if saved.base_fingerprint is not None:
-        check_weights(
-            expected=saved.base_fingerprint,
-            found=base,
-            registry=None,
-            what=f"the adapter in {str(directory)!r} was trained on",
-            allow=wanted.allow_base_mismatch,
+    if saved.base_fingerprint is not None and not check_weights(
+        expected=saved.base_fingerprint,
+        found=base,
+        registry=None,
+        what=f"the adapter in {str(directory)!r} was trained on",
+        allow=wanted.allow_base_mismatch,
+    ):
+        _logger.warning(
+            "saved the adapter in %s, which was trained on %s, for %s (%s), as asked for",
+            directory,
+            saved.base_fingerprint,
+            base.name,
+            base.manifest.fingerprint,
         )
     return _described(saved, payload, base, wanted)
 

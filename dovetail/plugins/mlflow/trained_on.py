@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dovetail.errors import BaseModelNotFound, IncompatibleBaseModel
@@ -46,9 +47,12 @@ def find_base(
     """
     if base is not None:
         found = _look_up(registry, base, progress)
-        _check(found, saved, what=f"base model {os.fspath(base)!r}")
+        _check(found.fingerprint, saved, what=f"base model {os.fspath(base)!r}")
         return found
     if saved.base_document is not None:
+        told = saved.base_document.get("base_model")
+        if isinstance(told, Mapping):  # else what registers it says what is wrong
+            _check(str(told.get("fingerprint")), saved, what="the base model described beside it")
         return registry.register_base_document(saved.base_document)
     if saved.base_fingerprint is not None:
         with contextlib.suppress(BaseModelNotFound):
@@ -60,7 +64,7 @@ def find_base(
             found = _look_up(registry, place, progress, revision=saved.base_revision)
         except BaseModelNotFound:
             continue
-        _check(found, saved, what=f"base model {place!r}")
+        _check(found.fingerprint, saved, what=f"base model {place!r}")
         return found
     name = saved.base_name or saved.base_location
     raise BaseModelNotFound(
@@ -96,12 +100,11 @@ def _look_up(
     return registry.register_base(found, name=place, progress=progress)
 
 
-def _check(found: BaseModel, saved: SavedAdapter, *, what: str) -> None:
-    if saved.base_fingerprint is not None and saved.base_fingerprint != found.fingerprint:
+def _check(found: str, saved: SavedAdapter, *, what: str) -> None:
+    if saved.base_fingerprint is not None and saved.base_fingerprint != found:
         raise IncompatibleBaseModel(
-            f"{what} has other weights ({found.fingerprint[:19]}…) than those that the adapter was "
-            f"saved with ({saved.base_fingerprint[:19]}…); give the base model that it was trained "
-            "on",
+            f"{what} has other weights ({found[:19]}…) than those that the adapter was saved with "
+            f"({saved.base_fingerprint[:19]}…); give the base model that it was trained on",
             expected=saved.base_fingerprint,
-            found=found.fingerprint,
+            found=found,
         )

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import shutil
 
 import flavor_models as models
 import mlflow
+import numpy as np
 import pandas as pd
 import peft
 import pytest
@@ -331,3 +333,34 @@ def test_code_is_copied_and_importable(adapters, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [*__import__("sys").path])
     flavor.load_model(str(tmp_path / "model"))
     assert importlib.import_module("our_own_helpers").ANSWER == 42
+
+
+def test_options_that_no_call_takes_are_refused_at_saving(adapters, tmp_path):
+    """Every prediction would fail, of a version that cannot be changed any more."""
+    refused = (
+        {"generation_config": {"max_length": 40}},
+        {"input_example": (["w3"], {"max_length": 5})},
+        {"input_example": (["w3"], {"max_new_tokens": 0})},
+    )
+    for options in refused:
+        with pytest.raises(InvalidInput, match="max_"):
+            flavor.save_model(adapters(), tmp_path / "model", **options)
+    flavor.save_model(adapters(), tmp_path / "model", generation_config={"max_new_tokens": 4})
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(adapters, tmp_path):
+    """What a training script has computed; a registry takes the same."""
+    place = tmp_path / "model"
+    flavor.save_model(adapters(), place, hyperparameters={"lr": np.float64(1e-3)})
+    assert read_saved(place).hyperparameters["lr"] == 1e-3
+
+
+def test_one_pattern_and_one_path_are_taken_for_what_they_are(adapters, tmp_path):
+    """A text is one pattern, and a path of a file with settings need not be a text."""
+    folder = shutil.copytree(adapters(), tmp_path / "adapter")
+    (folder / "notes.md").write_text("mine")
+    config = tmp_path / "config.yaml"
+    config.write_text("max_new_tokens: 3\n")
+    flavor.save_model(folder, tmp_path / "model", exclude="*.md", model_config=config)
+    assert not (tmp_path / "model" / "adapter" / "notes.md").exists()
+    assert (tmp_path / "model" / "adapter" / "adapter_config.json").exists()

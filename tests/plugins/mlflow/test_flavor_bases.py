@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -278,8 +279,74 @@ def test_tampered_adapter_is_refused(save):
     place = Path(save())
     config = place / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace('"r": 4', '"r": 4 '))
-    with pytest.raises(DigestMismatch, match="are not those that were registered"):
+    with pytest.raises(DigestMismatch, match="were changed since it was saved"):
         flavor.load_model(str(place))
+
+
+def test_a_changed_model_is_neither_saved_again_nor_registered(save, bases, tmp_path):
+    """Its digest would be taken anew, and what was changed would pass for what was trained."""
+    place = Path(save())
+    config = place / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 4', '"r": 4 '))
+    with pytest.raises(DigestMismatch, match="were changed since it was saved"):
+        flavor.save_model(str(place), tmp_path / "again")
+    mlflow.set_registry_uri("dovetail://")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'runs.db'}")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("summary")
+    with pytest.raises(mlflow.MlflowException, match="were changed since it was saved"):
+        client.create_model_version("summary", str(place))
+    whole, other = Path(save()), Path(save(base_model=str(bases("gpt2"))))
+    document = json.loads((other / "base_model.json").read_text())
+    document["base_model"]["fingerprint"] = "sha256:" + "0" * 64
+    (whole / "base_model.json").write_text(json.dumps(document))
+    with pytest.raises(mlflow.MlflowException, match="has other weights"):
+        client.create_model_version("summary", str(whole))
+    assert list(client.search_model_versions("name = 'summary'")) == []
+
+
+def test_another_base_that_was_allowed_is_told_of(save, adapters, bases, caplog, tmp_path):
+    """In the log, and in the history where the version is from a registry."""
+    with Registry.open() as registry:
+        registry.register("summary", adapters(), base=bases("gpt2"))
+    other = shutil.copytree(bases("gpt2"), tmp_path / "other")
+    models.change_weights(other)
+    config = {"base_model": str(other), "allow_base_mismatch": True}
+    model = flavor.load_model("dovetail://summary/1", model_config=config)
+    assert model.adapter.base_mismatch
+    assert "attached summary/1" in caplog.text
+    with Registry.open() as registry:
+        assert registry.history("summary")[-1].action == "base-mismatch"
+    caplog.clear()
+    assert flavor.load_model(save(), model_config=config).adapter.base_mismatch
+    assert "as asked for" in caplog.text
+
+
+def test_one_base_goes_before_the_next_is_opened(save, bases, adapters, tmp_path):
+    """Both need not fit into memory."""
+    flavor.save_model(adapters("t5"), tmp_path / "t5")
+    model = flavor.load_model(save())
+    gone = weakref.ref(model.base.model)
+    del model
+    gc.collect()
+    assert gone() is not None
+    kept = flavor.load_model(str(tmp_path / "t5"))
+    gc.collect()
+    assert gone() is None
+    assert kept.predict(TEXTS)
+
+
+def test_an_empty_folder_where_a_base_was_is_passed_over(save, moved):
+    """As a volume that is not mounted is: the registry may know another place."""
+    base = moved()
+    place, elsewhere = save(base_model=base), base.with_name("elsewhere")
+    base.rename(elsewhere)
+    base.mkdir()
+    with pytest.raises(BaseModelNotFound, match="say where it is with model_config"):
+        flavor.load_model(place)
+    with Registry.open() as registry:
+        registry.register_base(elsewhere)
+    assert flavor.load_model(place).predict(TEXTS)
 
 
 def test_device_is_mlflows_where_nothing_else_is_said(save, monkeypatch):

@@ -1,5 +1,6 @@
 """What a loaded model takes and answers: shapes of input, the adapter column, params, bad rows."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import flavor_models as models
@@ -167,12 +168,24 @@ def test_version_of_another_base_is_refused(bases, adapters, load):
         model.predict({"text": ["w3"], "adapter": ["other/1"]})
 
 
-def test_version_that_is_not_there_is_named(registered, load):
-    """The message is the registry's own."""
+def test_a_row_whose_adapter_cannot_be_had_stops_no_other(bases, adapters, registered, load):
+    """The message is the registry's own; predict names the rows, generate answers the others."""
+    registered.register("other", adapters("t5"), base=bases("t5"))
     model = load()
-    with pytest.raises(MlflowException, match=r"chat.*7") as caught:
-        model.predict({"text": ["w3"], "adapter": ["chat/7"]})
-    assert caught.value.get_http_status_code() == 404
+    wrong = {
+        "chat/7": "chat.*7",
+        "gone/1": "there is no adapter 'gone'",
+        "chat": "names an adapter, not a version",
+        "other/1": "was trained on base model",
+    }
+    data = pd.DataFrame({"text": ["w3"] * 5, "adapter": [*wrong, "chat/1"]})
+    with pytest.raises(MlflowException, match="4 of 5 rows cannot be answered") as caught:
+        model.predict(data)
+    assert caught.value.get_http_status_code() == 400
+    *bad, good = model.get_raw_model().generate(data, max_new_tokens=2)
+    for answer, words in zip(bad, wrong.values(), strict=True):
+        assert re.search(words, answer.error)
+    assert (good.error, good.index) == (None, 4)
 
 
 def test_generation_settings_come_as_params(bases, adapters, load):
@@ -268,11 +281,12 @@ def test_classifier_answers_labels_and_scores(classifier, bases, load, tmp_path)
     np.testing.assert_allclose(found["score"], tops, rtol=1e-5)
     assert model.get_raw_model().adapter.labels == ("sad", "glad", "mad")
     assert [column.name for column in model.metadata.signature.outputs] == ["label", "score"]
-    assert [param.name for param in model.metadata.signature.params] == ["batch_size"]
+    params = [param.name for param in model.metadata.signature.params]
+    assert params == ["problem_type", "batch_size"]
     assert model.predict([]).empty
     with pytest.raises(InvalidInput, match="trained to classify"):
         model.get_raw_model().generate(TEXTS)
-    with pytest.raises(InvalidInput, match="takes batch_size and problem_type"):
+    with pytest.raises(InvalidInput, match="batch_size and problem_type, not top_k"):
         list(model.get_raw_model()._run([{"0": "w3"}], {"top_k": 3}))
 
 
@@ -290,3 +304,28 @@ def test_embedder_answers_vectors(bases, load, tmp_path):
         expected = np.stack([one.vector for one in base.embed([Row(text, "a") for text in TEXTS])])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert found.dtype == np.float32
+    last = model.predict(TEXTS, params={"pooling": "last"})
+    assert not np.allclose(last, found)
+    configured = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"pooling": "last"})
+    np.testing.assert_array_equal(configured.predict(TEXTS), last)
+
+
+@pytest.mark.filterwarnings("ignore:Some weights of:UserWarning")
+def test_a_classifier_keeps_what_its_outputs_mean(bases, load):
+    """Of labels that may all be true, each has a probability of its own."""
+    with models.quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            bases("gpt2"), num_labels=3, problem_type="multi_label_classification", pad_token_id=0
+        )
+        config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["c_attn"])
+        live = peft.get_peft_model(model, config).eval()
+    model = load(live)
+    raw = model.get_raw_model()
+    assert raw.adapter.problem_type == "multi_label_classification"
+    found = model.predict(TEXTS)
+    single = model.predict(TEXTS, params={"problem_type": "single_label_classification"})
+    assert list(found["label"]) == list(single["label"])
+    assert not np.allclose(found["score"], single["score"])
+    assert np.allclose(
+        found["score"], model.predict(TEXTS, {"problem_type": raw.adapter.problem_type})["score"]
+    )

@@ -271,6 +271,22 @@ def test_models_of_other_runs_are_not_looked_at(
         register_run(store, "summary", run, tracking_uri=tracking)
 
 
+def test_what_is_named_is_found_beside_a_thousand_folders(
+    store, tracking, client, run, adapter, logged_model, tmp_path
+):
+    """A run may have an artifact for each step; nobody looks through them for nothing."""
+    for number in range(1_001):
+        (tmp_path / "steps" / str(number)).mkdir(parents=True)
+        (tmp_path / "steps" / str(number) / "loss.txt").write_text("1")
+    client.log_artifacts(run, str(tmp_path / "steps"), "steps")
+    client.log_artifacts(run, str(adapter()), "best/one")
+    logged_model(run, "last", adapter())
+    with pytest.raises(InvalidInput, match="over 1,000 directories"):
+        register_run(store, "summary", run, tracking_uri=tracking)
+    for name in ("last", "best/one"):
+        assert register_run(store, "summary", run, artifact=name, tracking_uri=tracking).created
+
+
 def test_an_artifact_that_is_not_there_is_refused(store, tracking, client, run, adapter):
     """With those that are."""
     client.log_artifacts(run, str(adapter()), "adapter")

@@ -1,5 +1,8 @@
 """Searching: orders, pages and their tokens."""
 
+import base64
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +81,50 @@ def test_a_token_belongs_to_one_search(shelf, found):
     for query, order in (("number > 1", []), ("", []), ("number > 0", ["name"])):
         with pytest.raises(InvalidQuery, match="does not belong to this search"):
             shelf.search(query, order_by=order, limit=2, page_token=token)
+
+
+def test_a_page_goes_on_from_where_the_one_before_ended(summary):
+    """Whatever became of its last version since: edited, scored anew, deleted."""
+    for order in (["updated_at DESC"], ["updated_at"], ["number DESC"]):
+        first = summary.search("name = 'summary'", order_by=order, limit=1)
+        last = first.versions[0].reference
+        summary.edit_version(last, description=f"Seen by {order}.")
+        rest = summary.search(
+            "name = 'summary'", order_by=order, page_token=first.next_page_token
+        ).versions
+        assert len({version.number for version in rest} - {last.number}) == 2
+    first = summary.search("name = 'summary'", order_by=["number"], limit=1)
+    summary.delete("summary/1")
+    rest = summary.search("name = 'summary'", order_by=["number"], page_token=first.next_page_token)
+    assert [version.number for version in rest.versions] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("order", "value"),
+    [
+        ("number", "one"),
+        ("number", 2**63),
+        ("number", True),
+        ("number", None),
+        ("metrics.rougeL", "high"),
+        ("metrics.rougeL", float("nan")),
+        ("metrics.rougeL", 1),
+        ("updated_at", "yesterday"),
+        ("updated_at", "2026-01-01T00:00:00"),
+        ("updated_at", 5),
+        ("task", "\0"),
+        ("task", "\ud800"),
+        ("task", ["a"]),
+    ],
+)
+def test_a_place_that_no_version_can_have_is_refused(shelf, order, value):
+    """A token is a stranger's word, and no database is asked what it cannot compare."""
+    token = shelf.search("", order_by=[order], limit=1).next_page_token
+    read = json.loads(base64.urlsafe_b64decode(token))
+    for written in ([read[0], value, *read[2:]], read[:-1], [*read, value]):
+        made = base64.urlsafe_b64encode(json.dumps(written).encode()).decode()
+        with pytest.raises(InvalidQuery, match="does not belong to this search"):
+            shelf.search("", order_by=[order], page_token=made)
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.hex()))

@@ -32,7 +32,6 @@ ALL = ["Summary/1", "labels/2", "labels/1", "summary/2", "summary/1"]
         "name NOT = 'a'",
         "tags.`` = 'a'",
         "tags. = 'a'",
-        "tags.é = 'a'",
         "'name' = 'a'",
         "name = 'a'; DROP TABLE versions",
         "name = 'a' -- x",

@@ -100,7 +100,10 @@ class DovetailStore(Webhooks, AbstractStore):  # type: ignore[misc]  # mlflow ha
     @answers_mlflow
     def delete_registered_model(self, name: str) -> None:
         """Delete a model; an adapter is hidden, and its numbers stay taken."""
-        self._of(name).delete_registered_model(name)
+        home = self._of(name)
+        home.delete_registered_model(name)
+        if home is self._adapters and self._others.exist:
+            self._others.remove_empty_model(name)  # it would be seen again
 
     @answers_mlflow
     def search_registered_models(

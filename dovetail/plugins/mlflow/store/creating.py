@@ -7,13 +7,15 @@ of MLflow's own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from mlflow.exceptions import MlflowException
 from mlflow.prompt.registry_utils import has_prompt_tag
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.validation import _validate_model_name, _validate_model_version_tag
+from sqlalchemy.exc import DBAPIError
 
 from dovetail.plugins.mlflow.problems import refusal
 from dovetail.plugins.mlflow.store.adapters import Adapters
@@ -21,6 +23,9 @@ from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.entities import registered_version
 from dovetail.plugins.mlflow.store.others import Others
 from dovetail.plugins.mlflow.store.registering import Request, reference_in, register
+
+_logger = logging.getLogger(__name__)
+_OURS = 500  # statuses from here are not the caller's fault, and a client tries again
 
 
 class Creating:
@@ -82,7 +87,7 @@ class Creating:
         registered = register(self._connection, request, model=model)
         if registered is not None:
             if model is not None:
-                self._others.remove_empty_model(name)
+                self._remove_empty_model(name)
             version = registered.registration.version
             if registered.registration.created:
                 return registered_version(version, registered.reported)
@@ -93,6 +98,13 @@ class Creating:
                 f"and {name!r} is an adapter; register other models under another name"
             )
         return self._keep(request, tags)
+
+    def _remove_empty_model(self, name: str) -> None:
+        """Remove the model that an adapter took the place of, which is there by now."""
+        try:
+            self._others.remove_empty_model(name)
+        except DBAPIError as error:  # nobody sees it until the adapter is deleted, and it goes then
+            _logger.warning("the empty model %r could not be removed: %s", name, error)
 
     def _keep(self, request: Request, tags: Sequence[ModelVersionTag]) -> ModelVersion:
         """Let MLflow's own store keep a version by its source."""
@@ -109,7 +121,8 @@ class Creating:
                 model_id=request.model_id,
             )
         except MlflowException as error:
-            if error.error_code != ErrorCode.Name(INTERNAL_ERROR):
+            cause = error.__cause__ or error.__context__
+            if not isinstance(cause, MlflowException) or cause.get_http_status_code() >= _OURS:
                 raise
             raise refusal(error.message) from error  # a source that is not there
 

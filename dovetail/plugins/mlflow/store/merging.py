@@ -6,18 +6,18 @@ halves of a zip. A page's token says where both were left.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.search_utils import SearchUtils
 
 from dovetail.plugins.mlflow.problems import refusal
 from dovetail.plugins.mlflow.store.ordering import Order
+from dovetail.registry.ordering import Term, read_place
+from dovetail.registry.paging import read_token, write_token
 
 _MOST = 2**62
 
@@ -27,11 +27,12 @@ class Place:
     """Where a page begins.
 
     Attributes:
-        behind: Row id of the last adapter or version of the page before, or None.
+        behind: What the last adapter or version of the page before was ordered by, as
+            `dovetail.registry.ordering.write_place` writes it, or None.
         offset: How many of MLflow's own came before.
     """
 
-    behind: int | None = None
+    behind: list[Any] | None = None
     offset: int = 0
 
     @classmethod
@@ -44,17 +45,35 @@ class Place:
         if not token:
             return cls()
         try:
-            behind, offset = json.loads(base64.b64decode(token, validate=True))
-        except (ValueError, TypeError, binascii.Error):
-            behind, offset = -1, -1
-        if not _is_count(offset) or not (behind is None or _is_count(behind)):
-            raise refusal(f"page token {token!r} does not belong to this search; start without it")
+            behind, offset = read_token(token)
+        except (TypeError, ValueError):
+            raise cls.foreign() from None
+        if not _is_count(offset) or not (behind is None or isinstance(behind, list)):
+            raise cls.foreign()
         return cls(behind, offset)
+
+    @staticmethod
+    def foreign() -> MlflowException:
+        """Return the error for a token that is not of the search it is used for."""
+        return refusal("the page token does not belong to this search; start without it")
+
+    def within(self, terms: Sequence[Term]) -> tuple[Any, ...] | None:
+        """Return what comes before in an order; None at the beginning.
+
+        Raises:
+            MlflowException: It is no place in this order; status 400.
+        """
+        if self.behind is None:
+            return None
+        place = read_place(terms, self.behind)
+        if place is None:
+            raise self.foreign()
+        return place
 
     @property
     def token(self) -> str:
         """What is handed out for the next page."""
-        return base64.b64encode(json.dumps([self.behind, self.offset]).encode()).decode()
+        return write_token([self.behind, self.offset])
 
     @property
     def their_token(self) -> bytes | None:
@@ -83,7 +102,7 @@ def merge(
     """Join two parts to one page, which is a short one where many of theirs are shadowed.
 
     Args:
-        ours: Pairs of row id and entity; as many as the page may have.
+        ours: Pairs of place and entity; as many as the page may have.
         theirs: Entities; as many as the page may have.
         order: The order of both.
         limit: Most entities on the page.

@@ -15,13 +15,14 @@ from mlflow.exceptions import MlflowException
 
 from dovetail.errors import AdapterNotFound, VersionNotFound
 from dovetail.plugins.mlflow.lineage import RunFacts, read_run
+from dovetail.plugins.mlflow.saved import check_unchanged
 from dovetail.plugins.mlflow.store.connecting import Connection
 from dovetail.plugins.mlflow.store.entities import RUN_LINK_TAG, SOURCE_TAG, free_tags
 from dovetail.plugins.mlflow.store.sources import fetched, find_run
 from dovetail.plugins.mlflow.trained_on import find_base
 from dovetail.registry.publishing import Registration
 from dovetail.registry.records import AdapterVersion
-from dovetail.registry.reference import Reference
+from dovetail.registry.reference import Reference, check_name
 
 _logger = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def register(
     with fetched(request.location, find_run=run_of) as saved:
         if saved is None:
             return None
+        check_name(request.name)
+        check_unchanged(saved)
         facts = _facts(request, run_of)
         reported = facts.scores if facts else {}
         registration = connection.registry.register(

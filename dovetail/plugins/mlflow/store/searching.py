@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.model_registry import (
@@ -19,11 +20,17 @@ from dovetail.plugins.mlflow.store.filters import Query, read_models_filter, rea
 from dovetail.plugins.mlflow.store.merging import Part, Place, merge
 from dovetail.plugins.mlflow.store.ordering import Order, order_of_models, order_of_versions
 from dovetail.plugins.mlflow.store.others import Others
+from dovetail.registry import catalogue
 from dovetail.registry.catalogue import is_adapter, list_adapters, list_versions_by_id
 from dovetail.registry.database import Database
-from dovetail.registry.search import find_ids, find_place
+from dovetail.registry.ordering import Term, write_place
+from dovetail.registry.search import find_ids, find_places
 
-_Find = Callable[[Connection, Query, Order, Place, int], Part]
+_Behind: TypeAlias = "tuple[Any, ...] | None"
+_Find: TypeAlias = Callable[[Connection, Query, Order, _Behind, int], Part]
+_Locate: TypeAlias = Callable[
+    [Connection, Sequence[Term], Sequence[int]], dict[int, tuple[Any, ...]]
+]
 
 
 class Search:
@@ -56,6 +63,7 @@ class Search:
             Place.of(page_token),
             max_results,
             find=_find_adapters,
+            locate=catalogue.find_places,
             ask=lambda options: self._others.store.search_registered_models(
                 filter_string, **options
             ),
@@ -77,6 +85,7 @@ class Search:
             Place.of(page_token),
             max_results,
             find=_find_versions,
+            locate=find_places,
             ask=lambda options: self._others.store.search_model_versions(filter_string, **options),
         )
 
@@ -88,15 +97,24 @@ class Search:
         limit: int,
         *,
         find: _Find,
+        locate: _Locate,
         ask: Callable[[dict[str, Any]], PagedList[Any]],
     ) -> PagedList[Any]:
+        behind = place.within(order.terms)
         with self._database.reading() as connection:
-            ours = Part([]) if query.nothing else find(connection, query, order, place, limit)
+            ours = Part([]) if query.nothing else find(connection, query, order, behind, limit)
             # A name is either an adapter's or not.
             is_ours = query.name is not None and (
                 bool(ours.items) or is_adapter(connection, query.name)
             )
             ask_theirs = query.plain and not is_ours and self._others.hold_any(connection)
+            # Only with another store's beside them may a page end before the last of them.
+            last = slice(None) if ask_theirs else slice(-1, None)
+            ids = [one for one, _ in ours.items[last]] if ours.more or ask_theirs else []
+            places = locate(connection, order.terms, ids) if ids else {}
+            ours = replace(
+                ours, items=[(write_place(places.get(one, ())), made) for one, made in ours.items]
+            )
         theirs = Part([])
         if ask_theirs:
             found = ask(
@@ -119,27 +137,22 @@ class Search:
 
 
 def _find_versions(
-    connection: Connection, query: Query, order: Order, place: Place, limit: int
+    connection: Connection, query: Query, order: Order, behind: _Behind, limit: int
 ) -> Part:
-    behind = None
-    if place.behind is not None:
-        behind = find_place(connection, order.terms, place.behind)
-        if behind is None:
-            raise refusal("the page token does not belong to this search; start without it")
     ids = find_ids(connection, query.versions, order.terms, place=behind, limit=limit + 1)
     listed = list_versions_by_id(connection, ids[:limit])
     return Part([(one.id, model_version(one)) for one in listed], more=len(ids) > limit)
 
 
 def _find_adapters(
-    connection: Connection, query: Query, order: Order, place: Place, limit: int
+    connection: Connection, query: Query, order: Order, behind: _Behind, limit: int
 ) -> Part:
     found = list_adapters(
         connection,
         about=query.about,
         versions=query.versions,
         terms=order.terms,
-        behind=place.behind,
+        place=behind,
         limit=limit + 1,
     )
     return Part([(one.id, registered_model(one)) for one in found[:limit]], more=len(found) > limit)

@@ -68,8 +68,15 @@ NAMED = Difference(
     "INVALID_PARAMETER_VALUE",
 )
 NUMBERED = Difference(
-    "A deleted adapter's numbers go on when its name is used again; MLflow begins with 1.",
-    "A number is never used for two things.",
+    "A deleted adapter's numbers go on when its name is used again, and its tags, description, "
+    "task and requirements are back; MLflow begins anew, with 1.",
+    "A number is never used for two things, and a gate is not got rid of by deleting.",
+)
+SPELLED = Difference(
+    "An adapter's name has ASCII letters, digits, '.', '_' and '-' only; a model of another name "
+    "stays empty.",
+    "References such as name@alias and name/7 stay unmistakable.",
+    "INVALID_PARAMETER_VALUE",
 )
 REPEATED = Difference(
     "The same files under the same name give the version that is there, or are refused if it was "
@@ -109,7 +116,7 @@ SORTED = Difference(
     "Adapters and other models are in one order, the same on every database.",
 )
 DIFFERENCES = (
-    RENAMED, POINTED_TO, STAGED, RESERVED, NO_ADAPTER, NAMED, NUMBERED, REPEATED,
+    RENAMED, POINTED_TO, STAGED, RESERVED, NO_ADAPTER, NAMED, NUMBERED, SPELLED, REPEATED,
     SHOWN, LISTED, BLANK, DOWNLOADED, SEARCHED, ORDERED, PROMPTED, SORTED,
 )  # fmt: skip
 

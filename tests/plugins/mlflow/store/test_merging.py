@@ -28,12 +28,13 @@ def part(models, limit, *, behind=0):
 @given(names, names, names, st.integers(1, 5))
 def test_pages_are_in_one_order(ours, theirs, shadowed, limit):
     """A page ends early rather than that it leaves out what comes next."""
-    mine = list(enumerate(map(Model, sorted(set(ours) - set(theirs))), 1))
+    models = map(Model, sorted(set(ours) - set(theirs)))
+    mine = [([number], model) for number, model in enumerate(models, 1)]
     other = [Model(name) for name in sorted(theirs)]
     place, pages = Place(), []
     while True:
         page = merge(
-            part(mine, limit, behind=place.behind or 0),
+            part(mine, limit, behind=place.behind[0] if place.behind else 0),
             part(other, limit, behind=place.offset),
             order=order_of_models(["name"]),
             limit=limit,

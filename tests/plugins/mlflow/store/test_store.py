@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import Engine, event
 
 from dovetail.errors import (
+    AccessDenied,
     AdapterNotFound,
     AliasNotFound,
     BaseModelNotFound,
@@ -281,6 +282,73 @@ def test_pages_are_in_one_order_where_models_are_hidden(ours, add, registry, pay
     assert names == ["c", "x1", "x2"]
 
 
+def test_whoever_edits_what_a_page_shows_sees_all_pages(ours, add):
+    """In MLflow's own order, where what was edited comes first, or in the other direction."""
+    for _ in range(5):
+        add()
+    for order in ([], ["last_updated_timestamp ASC"]):
+        seen, token = [], None
+        while len(seen) < 20:
+            page = ours.search_model_versions("name = 'summary'", 2, order, token)
+            for version in page:
+                seen.append(version.version)
+                if seen.count(version.version) == 1:
+                    ours.update_model_version("summary", version.version, f"Seen by {order}.")
+            token = page.token
+            if not token:
+                break
+        assert not token
+        assert set(seen) == {1, 2, 3, 4, 5}
+
+
+def test_an_empty_model_goes_with_the_adapter_that_hid_it(ours, registry, payloads):
+    """The name is free again, and nothing comes back under it."""
+    ours.create_registered_model("summary", description="Made first.")
+    registry.register("summary", payloads[0], base="tiny")
+    ours.delete_registered_model("summary")
+    with pytest.raises(MlflowException, match="not found"):
+        ours.get_registered_model("summary")
+    assert ours.create_registered_model("summary").description is None
+
+
+@ON_SQLITE
+def test_a_version_is_registered_though_its_empty_model_cannot_be_removed(ours, payloads, place):
+    """Another writer holds MLflow's own tables; what is left goes with the adapter."""
+    ours.create_registered_model("summary")
+    file = place.root / "registry.mlflow.db"
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert ours.create_model_version("summary", str(payloads[0])).version == 1
+    assert ours.get_model_version("summary", 1).version == 1
+    ours.delete_registered_model("summary")
+    assert [model.name for model in ours.search_registered_models()] == []
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("token", ["W1tb" * 4000, "WzAsIDFd", "W1sxXSwgMF0=", "W10=", "é"])
+def test_tokens_of_strangers_are_refused(ours, add, token):
+    """Whatever they hold; no part of it is an error of the server's own."""
+    add()
+    for search in (ours.search_model_versions, ours.search_registered_models):
+        assert refusal(search, "", 10, [], token)[0] == "INVALID_PARAMETER_VALUE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "alias IN (1.5, 'production')",
+        "tags.\"a b\" = 'x'",
+        "tags.ключ = 'x'",
+        f"run_id IN ({', '.join(repr(f'{number:032x}') for number in range(300))}, '{'a' * 32}')",
+    ],
+)
+def test_filters_that_mlflow_takes_are_taken(ours, add, text):
+    """Keys in quotes or in other scripts, long lists, numbers among texts."""
+    add(tags=[ModelVersionTag("a b", "x"), ModelVersionTag("ключ", "x")], run_id="a" * 32)
+    ours.set_registered_model_alias("summary", "production", 1)
+    assert found(ours.search_model_versions(text)) == [("summary", 1)]
+
+
 @ON_SQLITE
 def test_a_name_that_an_adapter_took_hides_the_empty_model(ours, registry, payloads):
     """A model that was created through MLflow may be filled from the command line."""
@@ -486,6 +554,7 @@ def test_clients_at_once_get_all_numbers(ours, payloads):
         (GateRefused("no"), "INVALID_PARAMETER_VALUE"),
         (InvalidPayload("no"), "INVALID_PARAMETER_VALUE"),
         (DigestMismatch("no"), "BAD_REQUEST"),
+        (AccessDenied("no"), "PERMISSION_DENIED"),
         (StorageError("no"), "TEMPORARILY_UNAVAILABLE"),
     ],
 )
