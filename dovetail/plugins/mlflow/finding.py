@@ -77,19 +77,26 @@ def find_saved_base(saved: SavedAdapter, options: LoadOptions) -> Path:
 
 @contextmanager
 def known_registry() -> Iterator[Registry | None]:
-    """Open the registry that a reference means if it is on this machine's side, and there.
+    """Open the registry that a reference means; None if it is behind a server, or not there yet.
 
     Raises:
         DovetailError: It cannot be asked.
     """
     uri = find_registry()
-    file = None if is_server(uri) else make_url(settings_of(uri).database_url)
-    sqlite = file is not None and file.get_backend_name() == "sqlite"
-    if file is None or (sqlite and not Path(file.database or "").is_file()):
-        yield None  # opening a file that is not there would make it
+    if is_server(uri) or _would_be_made(settings_of(uri).database_url):
+        yield None
         return
     with open_registry(uri) as registry:
         yield registry
+
+
+def _would_be_made(database: str) -> bool:
+    """Tell whether opening a registry would make it."""
+    try:
+        url = make_url(database)
+    except ArgumentError:
+        return False  # opening it says what is wrong
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
 
 
 def _registered_place(wanted: str) -> Path | None:
@@ -97,7 +104,7 @@ def _registered_place(wanted: str) -> Path | None:
     try:
         with known_registry() as registry:
             location = None if registry is None else registry.base_model(wanted).location
-    except (DovetailError, ArgumentError):
+    except DovetailError:
         return None
     return Path(location) if _holds_model(location) else None
 
