@@ -91,7 +91,7 @@ def test_model_is_served_over_http(bases, adapters, moved, tmp_path):
         assert refused.status_code == 400
         assert "1 of 2 rows cannot be answered" in refused.json()["message"]
         unknown = ask(url, dataframe_records=[{"text": "w3", "adapter": "chat/9"}])
-        assert unknown.status_code == 404
+        assert unknown.status_code == 400
         assert "chat" in unknown.json()["message"]
 
 

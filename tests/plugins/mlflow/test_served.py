@@ -177,7 +177,7 @@ def test_a_model_is_loaded(bases, adapters, between):
     assert loaded.predict(mixed) == [first[0], second[0], second[0]]
     with pytest.raises(MlflowException, match="chat") as caught:
         loaded.predict({"text": ["w3"], "adapter": ["chat/7"]})
-    assert caught.value.get_http_status_code() == 404
+    assert caught.value.get_http_status_code() == 400
 
 
 def test_a_version_is_saved_anew(tmp_path, team, between):
