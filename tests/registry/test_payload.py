@@ -439,7 +439,9 @@ def test_what_is_not_the_registered_payload_is_a_mismatch(adapter, damage):
     place = adapter(**{"README.md": b"# kept"})
     digest = read_payload(place).digest
     DAMAGES[damage](place)
-    with pytest.raises(DigestMismatch, match=r"files of summary/1 at .* not what the digest says") as caught:
+    with pytest.raises(
+        DigestMismatch, match=r"files of summary/1 at .* not what the digest says"
+    ) as caught:
         read_registered(place, digest=digest, what="summary/1")
     assert caught.value.expected == digest
     assert caught.value.found != digest
