@@ -336,6 +336,18 @@ def test_one_base_goes_before_the_next_is_opened(save, bases, adapters, tmp_path
     assert kept.predict(TEXTS)
 
 
+def test_a_base_is_asked_for_by_name_in_the_registry_that_mlflow_names(save, moved, tmp_path):
+    """As references are: MLflow's registry URI goes before Dovetail's own settings."""
+    base, place = moved(), save()
+    uri = f"sqlite:///{tmp_path / 'team.db'}"
+    with Registry.open(uri, (tmp_path / "objects").as_uri()) as registry:
+        registry.register_base(base, name="team-base")
+    with pytest.raises(BaseModelNotFound):
+        flavor.load_model(place, model_config={"base_model": "team-base"})
+    mlflow.set_registry_uri(f"dovetail+{uri}?objects_url={(tmp_path / 'objects').as_uri()}")
+    assert flavor.load_model(place, model_config={"base_model": "team-base"}).predict(TEXTS)
+
+
 def test_an_empty_folder_where_a_base_was_is_passed_over(save, moved):
     """As a volume that is not mounted is: the registry may know another place."""
     base = moved()
